@@ -1,0 +1,114 @@
+"""What the engine asks of a base optimizer: its parameters, and where it would step without stepping."""
+
+from __future__ import annotations
+
+import warnings
+from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sharpkit.core import vec
+from sharpkit.core.point import restored
+from sharpkit.core.task import map_tensors
+from sharpkit.core.vec import Vec
+from sharpkit.errors import SharpkitWarning, UsageError
+
+LookAhead = Literal["peek", "plain"]
+"""`peek`: the base optimizer's own next step; `plain`: w - lr * direction."""
+
+
+def check_base(base: Optimizer) -> None:
+    """Refuse a base optimizer that evaluates the loss itself.
+
+    Raises:
+        UsageError: If it is not a torch optimizer, or needs a closure.
+    """
+    if not isinstance(base, Optimizer):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"base is {type(base).__name__}, allowed is a torch.optim.Optimizer",
+            "give torch.optim.SGD(...), for example",
+        )
+    if isinstance(base, torch.optim.LBFGS):
+        raise UsageError(
+            "base is LBFGS, which evaluates the loss itself", "use SGD, Adam, AdamW or another first-order one"
+        )
+
+
+def trainable(model: nn.Module, base: Optimizer) -> tuple[list[str], list[Tensor]]:
+    """Return names and tensors of all parameters that the base optimizer steps, the model's in its own order first.
+
+    Raises:
+        UsageError: If there are none.
+    """
+    held = {id(p) for group in base.param_groups for p in group["params"] if p.requires_grad}
+    found = {id(p): (name, p) for name, p in model.named_parameters() if id(p) in held}
+    for g, group in enumerate(base.param_groups):
+        for i, p in enumerate(group["params"]):
+            if id(p) in held and id(p) not in found:
+                found[id(p)] = (f"base.{g}.{i}", p)
+    if not found:
+        raise UsageError(
+            "the base optimizer holds no trainable parameter", "build it with model.parameters() that require gradients"
+        )
+    for name, p in found.values():
+        if p.dtype in (torch.bfloat16, torch.float16):
+            warnings.warn(
+                f"parameter {name} is stored in {p.dtype}, where a perturbation of radius 0.05 moves only about half "
+                "of the coordinates: keep the weights in float32 and use precision='bf16'",
+                SharpkitWarning,
+                stacklevel=3,
+            )
+            break
+    return [name for name, _ in found.values()], [p for _, p in found.values()]
+
+
+def look_ahead(base: Optimizer, params: Sequence[Tensor], direction: Vec, how: LookAhead) -> Vec:
+    """Return y - w, where y is where the base optimizer would step from w with `direction` as its gradient.
+
+    Momentum, Nesterov, weight decay, moments and the current learning rates are those of the base optimizer; neither
+    its state nor w changes.
+
+    Args:
+        base: Any torch optimizer.
+        params: The parameters that `direction` is aligned with.
+        direction: Taken for the gradient.
+        how: `peek` runs the optimizer's own step on a ghost of its state, `plain` is -lr * direction.
+    """
+    if how == "plain":
+        rates = {p: float(group["lr"]) for group in base.param_groups for p in group["params"]}
+        return [d.mul(-rates[p]) for p, d in zip(params, direction, strict=True)]
+    ghost = _ghost(base)
+
+    def run(before: Vec) -> Vec:
+        for p, d in zip(params, direction, strict=True):
+            p.grad = d.clone()
+        try:
+            with torch.no_grad():
+                type(ghost).step(ghost)
+                return vec.sub(params, before)
+        finally:
+            for p in params:
+                p.grad = None
+
+    return restored(params, run)
+
+
+def _ghost(base: Optimizer) -> Any:
+    """Return an optimizer of the same kind and hyperparameters on the same parameters, with a copied state.
+
+    It is built past `__init__` so that any optimizer class works, and it has no hooks, so that a scheduler or a
+    logger attached to the real one does not see its steps.
+    """
+    ghost: Any = object.__new__(type(base))
+    ghost.__dict__.update(base.__dict__)
+    ghost.__dict__.pop("step", None)  # learning-rate schedulers bind a counting step to the real instance
+    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+        setattr(ghost, hooks, OrderedDict())
+    ghost.param_groups = [dict(group) for group in base.param_groups]
+    state = {p: map_tensors(torch.clone, values) for p, values in base.state.items()}
+    ghost.state = defaultdict(dict, state)
+    return ghost

@@ -1,0 +1,73 @@
+"""What a rule remembers from one step to the next: plain data, owned by the engine, checkpointed whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from sharpkit.core.task import map_tensors
+
+
+class Memory:
+    """Named plain values (numbers, tensors, lists and dicts of them) that outlive a step.
+
+    What a step writes is kept only when the step succeeds, so a step that raises leaves no trace. A value must be
+    replaced, never changed in place, and must not share storage with the gradient handed to the base optimizer.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Any] = {}
+        self._staged: dict[str, Any] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._staged or key in self._kept
+
+    def __getitem__(self, key: str) -> Any:
+        return self._staged[key] if key in self._staged else self._kept[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._staged[key] = value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value, or the default where there is none."""
+        return self.get(key, default)
+
+    def commit(self) -> None:
+        """Keep what has been written since the last commit."""
+        self._kept.update(self._staged)
+        self._staged.clear()
+
+    def roll_back(self) -> None:
+        """Forget what has been written since the last commit."""
+        self._staged.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return every kept value."""
+        return dict(self._kept)
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Replace every value by stored ones, tensors on the given device."""
+        self._kept = {key: map_tensors(lambda t: t.to(device), value) for key, value in state.items()}
+        self._staged = {}
+
+
+class ShardMemory:
+    """The part of a memory that belongs to one shard of the batch."""
+
+    def __init__(self, memory: Memory, shard: int) -> None:
+        self._memory = memory
+        self._prefix = f"{shard}/"
+
+    def __contains__(self, key: str) -> bool:
+        return self._prefix + key in self._memory
+
+    def __getitem__(self, key: str) -> Any:
+        return self._memory[self._prefix + key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._memory[self._prefix + key] = value
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value, or the default where there is none."""
+        return self._memory.get(self._prefix + key, default)

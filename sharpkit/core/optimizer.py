@@ -1,0 +1,346 @@
+"""The step that every variant takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sharpkit.core import vec
+from sharpkit.core.base import check_base, trainable
+from sharpkit.core.comm import Comm, SingleProcess
+from sharpkit.core.memory import Memory, ShardMemory
+from sharpkit.core.oracle import Closure, Cost, Oracle, Replay, Role, Work
+from sharpkit.core.parts import Always, Climbed, Constant, Gradient, SameBatch, number_of_shards
+from sharpkit.core.precision import Mode, Precision
+from sharpkit.core.rule import Rule
+from sharpkit.core.shape import perturbation
+from sharpkit.core.step import Clock, Step, Surroundings
+from sharpkit.core.task import Batch, LossFunction, Task, as_task
+from sharpkit.core.vec import Vec
+from sharpkit.errors import InputError, UsageError, check_range
+
+BatchNormStatistics = Literal["clean", "perturbed", "both"]
+
+_ROLES: dict[str, frozenset[Role]] = {
+    "clean": frozenset({"clean"}),
+    "perturbed": frozenset({"perturbed"}),
+    "both": frozenset({"clean", "perturbed"}),
+}
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. Tensors stay on the device until somebody reads them.
+
+    `gradients` counts backward samples over the batch size. `sequential` is the part of it that this process computed
+    one after the other, `critical` what would remain with one device for every independent gradient.
+    """
+
+    loss: Tensor  # () clean mean loss of the batch
+    perturbed: bool
+    dropped: bool  # fp16 overflowed and the step was not taken
+    forward_samples: int
+    backward_samples: int
+    gradients: float
+    sequential: float
+    critical: float
+    outputs: Tensor | None = None  # (B, ...) of the clean pass; None from a closure
+    notes: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # name -> ()
+
+
+@dataclass
+class Totals:
+    """Host-side sums over all steps."""
+
+    steps: int = 0
+    perturbed: int = 0
+    dropped: int = 0
+    forward_samples: int = 0
+    backward_samples: int = 0
+    gradients: float = 0.0
+    sequential: float = 0.0
+    critical: float = 0.0
+
+
+class SharpnessAware:
+    """Takes steps of a base optimizer with the gradient that a rule chooses.
+
+    Every rule is asked the same questions: perturb on this step (gate)? which vector is climbed (ascent, filter)? how
+    far and in which metric (shape)? which samples does the second gradient see (rows)? which gradient is handed on
+    (descent)? The answers add up over the shards of the batch; the sum is clipped and the base optimizer steps with it.
+
+    A step that raises, or is interrupted, leaves weights, buffers and memory as they were before it.
+
+    Args:
+        model: The module that is trained; its buffers change in the clean pass only.
+        base: Any torch optimizer; it holds the parameters, and learning-rate schedulers attach to it.
+        rule: The variant.
+        loss: `(outputs, targets, reduction="none") -> (B,)` as in torch.nn.functional, or a `Task`.
+        total_steps: The length of the run, for rules with a schedule.
+        steps_per_epoch: The length of an epoch, for rules with a schedule.
+        seed: Of the rule's own random choices.
+        rng: `same` replays a batch's dropout masks in its later passes, `fresh` draws new ones.
+        bn_stats: The passes whose batch-norm statistics are kept: `clean`, `perturbed` or `both`.
+        clip: The largest norm of the gradient that is handed to the base optimizer; None for no clipping.
+        accumulate: Micro-batches a batch is cut into; epsilon and gradients are those of the whole batch.
+        precision: `off`, `bf16` or `fp16`.
+        comm: The other ranks; a single process by default.
+
+    Raises:
+        UsageError: If a value is out of range, or the rule needs something that is not given.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Optimizer,
+        rule: Rule,
+        *,
+        loss: LossFunction | Task,
+        total_steps: int | None = None,
+        steps_per_epoch: int | None = None,
+        seed: int = 0,
+        rng: Replay = "same",
+        bn_stats: BatchNormStatistics = "clean",
+        clip: float | None = None,
+        accumulate: int = 1,
+        precision: Mode = "off",
+        comm: Comm | None = None,
+    ) -> None:
+        if bn_stats not in _ROLES:
+            allowed = ", ".join(get_args(BatchNormStatistics))
+            raise UsageError(f"bn_stats is {bn_stats!r}, allowed are {allowed}", "use clean")
+        if clip is not None:
+            check_range("clip", clip, 0, open_low=True)
+        check_base(base)
+        self.base = base
+        self.rule = rule.complete(
+            gate=Always(), ascent=Gradient(), radius=Constant(0.05), rows=SameBatch(), descent=Climbed(), shards=1
+        )
+        number_of_shards(self.rule.shards or 0)
+        self.names, self.params = trainable(model, base)
+        self.totals = Totals()
+        self._model = model
+        self._clip = clip
+        self._comm = comm or SingleProcess()
+        self._total_steps = total_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._precision = Precision(precision, self.params[0].device)
+        self._memory = Memory()
+        self._tallies: dict[str, Tensor] = {}
+        self._generator = torch.Generator().manual_seed(seed)
+        self._oracle = Oracle(
+            as_task(model, loss),
+            model,
+            self.params,
+            comm=self._comm,
+            precision=self._precision,
+            accumulate=accumulate,
+            replay=rng,
+            update_buffers=_ROLES[bn_stats],
+        )
+        self._around = Surroundings(self.params, self.names, base, self._oracle, self._generator)
+        self._check_needs({"total_steps": total_steps, "steps_per_epoch": steps_per_epoch})
+
+    # ------------------------------------------------------------------ the step
+
+    def step(self, batch: Any) -> StepReport:
+        """Take one step.
+
+        Args:
+            batch: `(inputs, targets)`, `(inputs, targets, indices)`, a `Batch`, or, for rules that need only
+                gradients, a closure that zeroes the gradients, calls backward() and returns the mean loss.
+
+        Raises:
+            UsageError: If the rule needs more than was given.
+        """
+        work = self._work(batch)
+        self._oracle.cost, self._oracle.has_gradient = Cost(), [False] * len(self.params)
+        buffers = list(self._model.buffers())
+        saved = vec.clone(buffers)
+        try:
+            shards = work.split(self.rule.shards or 1)
+            shares = [shard.size / work.size for shard in shards]
+            steps = [Step(self._around, s, ShardMemory(self._memory, i), self.clock, i) for i, s in enumerate(shards)]
+            update, perturbed = _weighted([self._direction(step) for step in steps], shares)
+            dropped = self._precision.scaled and self._overflowed()
+            if not dropped:
+                self._move(update)
+                self._memory.commit()
+        except BaseException:
+            self._undo(buffers, saved)
+            raise
+        if dropped:
+            self._undo(buffers, saved)
+        self._precision.finish(dropped)
+        return self._report(steps, shares, perturbed, dropped, work.size)
+
+    def _direction(self, step: Step) -> tuple[Vec, bool]:
+        """Ask the gate, the ascent, the shape and the descent, in that order."""
+        rule = self.rule
+        assert rule.gate
+        assert rule.ascent
+        assert rule.rows
+        assert rule.descent
+        if not rule.gate.perturbs(step):
+            return rule.descent.plain(step), False
+        direction = rule.ascent.direction(step)
+        if rule.filter is not None:
+            direction = rule.filter.apply(step, direction)
+        epsilon = perturbation(rule, step, direction)
+        there = step.at(epsilon, rule.rows.select(step, epsilon))
+        return rule.descent.perturbed(step, there), True
+
+    def _move(self, update: Vec) -> None:
+        """Clip the update and let the base optimizer step with it."""
+        for p, g, has in zip(self.params, update, self._oracle.has_gradient, strict=True):
+            p.grad = g if has else None
+        if self._clip is not None:
+            nn.utils.clip_grad_norm_(self.params, self._clip)
+        self.base.step()
+
+    def _overflowed(self) -> bool:
+        """Read, on every rank alike, whether a pass of this fp16 step gave a gradient that is not finite."""
+        overflow = self._precision.overflow.clone()
+        self._comm.any_(overflow)
+        return bool(overflow)
+
+    def _undo(self, buffers: Vec, saved: Vec) -> None:
+        """Leave no trace of a step that did not happen; the weights are where they were already."""
+        with torch.no_grad():
+            vec.copy_(buffers, saved)
+        self._memory.roll_back()
+        for p in self.params:
+            p.grad = None
+
+    # ------------------------------------------------------------------ around the step
+
+    @property
+    def clock(self) -> Clock:
+        """Where in the run the next step is."""
+        return Clock(self.totals.steps, self._total_steps, self._steps_per_epoch)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's groups themselves."""
+        return self.base.param_groups
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients that the last step left; never needed before `step`."""
+        self.base.zero_grad(set_to_none)
+
+    def counters(self) -> dict[str, float]:
+        """Return the sums over all steps; waits for the device.
+
+        `zero_norm` and `nonfinite_norm` count the steps whose climbed vector had no usable norm, so that they were
+        taken without a perturbation.
+        """
+        tallies = {name: int(count) for name, count in self._tallies.items()}
+        return {**asdict(self.totals), "zero_norm": 0, "nonfinite_norm": 0, **tallies}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next step depends on, but for the model's own state.
+
+        That is the base optimizer's state, the rule's memory, the loss scale, the random stream and the counters, as
+        plain data that `torch.load(..., weights_only=True)` reads.
+        """
+        return {
+            "rule": self.rule.name,
+            "base": self.base.state_dict(),
+            "memory": self._memory.state_dict(),
+            "precision": self._precision.state_dict(),
+            "generator": self._generator.get_state(),
+            "totals": asdict(self.totals),
+            "tallies": {name: int(count) for name, count in self._tallies.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a stored state.
+
+        Raises:
+            InputError: If it is another rule's.
+        """
+        if state.get("rule") != self.rule.name:
+            raise InputError(
+                f"the optimizer state is of rule {state.get('rule')!r}, this optimizer's rule is {self.rule.name!r}",
+                "build the optimizer with the rule that was saved",
+            )
+        self.base.load_state_dict(state["base"])
+        self._memory.load_state_dict(state["memory"], self.params[0].device)
+        self._precision.load_state_dict(state["precision"])
+        self._generator.set_state(state["generator"].cpu())
+        self.totals = Totals(**state["totals"])
+        device = self.params[0].device
+        self._tallies = {name: torch.tensor(count, device=device) for name, count in state["tallies"].items()}
+
+    def _work(self, given: Any) -> Work:
+        work: Work = Closure(cast("Callable[[], Tensor]", given)) if callable(given) else Batch.of(given)
+        batch = work if isinstance(work, Batch) else None
+        self._check_needs({"batch": batch, "indices": None if batch is None else batch.indices})
+        return work
+
+    def _check_needs(self, given: Mapping[str, Any]) -> None:
+        for need in sorted(self.rule.needs()):
+            if need in given and given[need] is None:
+                raise UsageError(f"the rule {self.rule.name} needs {need}, which was not given", _REMEDIES[need])
+
+    def _report(self, steps: list[Step], shares: list[float], perturbed: bool, dropped: bool, size: int) -> StepReport:
+        cost = self._oracle.cost
+        gradients = cost.backward / size
+        critical = gradients - sum(step.overlap for step in steps) / size
+        clean = [step.clean for step in steps]
+        outputs = [point.outputs for point in clean]
+        seen = [out for out in outputs if out is not None]
+        notes = [step.notes for step in steps]
+        report = StepReport(
+            loss=torch.stack([point.loss * share for point, share in zip(clean, shares, strict=True)]).sum(),
+            perturbed=perturbed,
+            dropped=dropped,
+            forward_samples=cost.forward,
+            backward_samples=cost.backward,
+            gradients=gradients,
+            sequential=gradients,
+            critical=critical,
+            outputs=torch.cat(seen) if len(seen) == len(clean) else None,
+            notes={name: torch.stack([n[name] for n in notes]).mean() for name in notes[0]},
+        )
+        self._add_up(report, steps)
+        return report
+
+    def _add_up(self, report: StepReport, steps: list[Step]) -> None:
+        totals = self.totals
+        totals.steps += 1
+        totals.perturbed += report.perturbed
+        totals.dropped += report.dropped
+        totals.forward_samples += report.forward_samples
+        totals.backward_samples += report.backward_samples
+        totals.gradients += report.gradients
+        totals.sequential += report.sequential
+        totals.critical += report.critical
+        for step in steps:
+            for name, count in step.tallies.items():
+                self._tallies[name] = self._tallies[name] + count if name in self._tallies else count
+
+
+_REMEDIES = {
+    "batch": "call opt.step((inputs, targets)) instead of opt.step(closure)",
+    "indices": "call opt.step((inputs, targets, indices)) with stable sample numbers",
+    "total_steps": "give SharpnessAware(..., total_steps=...)",
+    "steps_per_epoch": "give SharpnessAware(..., steps_per_epoch=...)",
+}
+
+
+def _weighted(directions: list[tuple[Vec, bool]], shares: list[float]) -> tuple[Vec, bool]:
+    """Return the sum of the shards' vectors, each with its share of the batch, and whether any perturbed."""
+    perturbed = any(happened for _, happened in directions)
+    if len(directions) == 1:
+        return directions[0][0], perturbed
+    total = vec.scale(directions[0][0], shares[0])
+    for (direction, _), share in zip(directions[1:], shares[1:], strict=True):
+        vec.add_(total, direction, alpha=share)
+    return total, perturbed

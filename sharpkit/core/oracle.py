@@ -1,0 +1,226 @@
+"""The loss and the gradient of one batch at the current weights.
+
+Gradient accumulation, precision, the freezing of buffers, the replay of random masks, the mean over ranks and the
+counting of samples happen here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from sharpkit.core import randomness, vec
+from sharpkit.core.comm import Comm
+from sharpkit.core.precision import Precision
+from sharpkit.core.randomness import RandomState
+from sharpkit.core.task import Batch, Task
+from sharpkit.core.vec import Vec
+from sharpkit.errors import UsageError
+
+Objective = Callable[[Tensor, Batch], Tensor]
+"""`(outputs, batch) -> (B,)`: per-sample losses of outputs."""
+
+Role = Literal["clean", "perturbed"]
+"""Whether a pass is the step's clean one, which may update the model's buffers, or another."""
+
+Replay = Literal["same", "fresh"]
+"""Whether a batch that is evaluated again draws the same random masks."""
+
+
+@dataclass
+class Closure:
+    """A function that zeroes the gradients, computes the mean loss, calls backward() and returns the loss.
+
+    It counts as one sample, since nobody can see how many it holds.
+    """
+
+    function: Callable[[], Tensor | float]
+    randomness: RandomState | None = None
+    size: int = 1
+
+    def split(self, pieces: int) -> list[Closure]:
+        """Return the closure itself; it cannot be cut.
+
+        Raises:
+            UsageError: If more than one piece is asked for.
+        """
+        if pieces > 1:
+            raise UsageError(f"a closure cannot be cut into {pieces} shards", "call opt.step((inputs, targets))")
+        return [self]
+
+
+Work = Batch | Closure
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one forward pass, and the backward passes from it, gave."""
+
+    loss: Tensor  # () mean task loss, detached
+    losses: Tensor | None  # (B,) per-sample task losses, detached; None from a closure
+    outputs: Tensor | None  # (B, ...) model outputs, detached; None from a closure
+    grads: list[Vec] = field(default_factory=list[Vec])  # one a requested objective
+
+
+@dataclass
+class Cost:
+    """What has been computed, in samples."""
+
+    forward: int = 0
+    backward: int = 0
+
+    def add(self, forward: int, backward: int) -> None:
+        """Count a pass."""
+        self.forward += forward
+        self.backward += backward
+
+
+class Oracle:
+    """Evaluates losses and gradients of batches at the weights that the model holds at the moment.
+
+    Args:
+        task: Outputs and per-sample losses.
+        model: The module whose buffers are frozen in passes that are not clean.
+        params: The trainable parameters that gradients are aligned with.
+        comm: Averages gradients over the ranks.
+        precision: Autocast and loss scale.
+        accumulate: How many micro-batches a batch is cut into; the gradient is that of the whole batch.
+        replay: `same` evaluates a batch with the same random masks every time, `fresh` with new ones.
+        update_buffers: The roles whose forward passes may change buffers (batch-norm statistics).
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: nn.Module,
+        params: Sequence[Tensor],
+        *,
+        comm: Comm,
+        precision: Precision,
+        accumulate: int = 1,
+        replay: Replay = "same",
+        update_buffers: frozenset[Role] = frozenset({"clean"}),
+    ) -> None:
+        if accumulate < 1:
+            raise UsageError(f"accumulate is {accumulate}, allowed is 1 or more", "use 1 for no accumulation")
+        if replay not in get_args(Replay):
+            raise UsageError(f"rng is {replay!r}, allowed are {', '.join(get_args(Replay))}", "use same")
+        self.cost = Cost()
+        self.has_gradient = [False] * len(params)
+        self._task = task
+        self._model = model
+        self._params = list(params)
+        self._device = self._params[0].device
+        self._comm = comm
+        self._precision = precision
+        self._accumulate = accumulate
+        self._replay = replay
+        self._update_buffers = update_buffers
+
+    def evaluate(self, work: Work, role: Role, objectives: Sequence[Objective | None] = (None,)) -> Evaluation:
+        """Compute the mean loss and the gradients of the given objectives from one forward pass.
+
+        Args:
+            work: A batch, or a closure.
+            role: Whether this is the step's clean pass.
+            objectives: Per-sample losses to differentiate the mean of; None is the task's own; without any, the
+                pass is forward only.
+
+        Raises:
+            UsageError: If a closure is asked for more than the gradient of its own loss.
+        """
+        frozen = [] if role in self._update_buffers else list(self._model.buffers())
+        saved = vec.clone(frozen)
+        try:
+            with randomness.replayed(self._recorded(work), self._device):
+                if isinstance(work, Closure):
+                    return self._run_closure(work, objectives)
+                return self._run_batch(work, objectives)
+        finally:
+            vec.copy_(frozen, saved)
+
+    def _recorded(self, work: Work) -> RandomState | None:
+        """Return the random state to replay; the first evaluation of a batch records it and runs on."""
+        if self._replay == "fresh":
+            return None
+        if work.randomness is None:
+            work.randomness = randomness.capture(self._device)
+            return None
+        return work.randomness
+
+    def _run_batch(self, batch: Batch, objectives: Sequence[Objective | None]) -> Evaluation:
+        size = batch.size
+        losses: list[Tensor] = []
+        outputs: list[Tensor] = []
+        sums: list[Vec] = []
+        for piece in batch.split(min(self._accumulate, size)):
+            with torch.set_grad_enabled(bool(objectives)), self._precision.autocast():
+                out = self._task.outputs(piece)
+                own = self._task.losses(out, piece)
+                targets = [own if o is None else o(out, piece) for o in objectives]
+            for k, target in enumerate(targets):
+                grads = self._backward(target.sum() / size, keep_graph=k + 1 < len(targets))
+                if k < len(sums):
+                    vec.add_(sums[k], grads)
+                else:
+                    sums.append(grads)
+            losses.append(own.detach())
+            outputs.append(out.detach())
+        self.cost.add(size, size * len(objectives))
+        for grads in sums:
+            self._settle(grads)
+        joined = losses[0] if len(losses) == 1 else torch.cat(losses)
+        whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return Evaluation(joined.mean(), joined, whole, sums)
+
+    def _run_closure(self, closure: Closure, objectives: Sequence[Objective | None]) -> Evaluation:
+        if list(objectives) != [None]:
+            raise UsageError(
+                "a closure gives only the gradient of its own loss, and this rule needs more",
+                "call opt.step((inputs, targets))",
+            )
+        if self._precision.scaled:
+            raise UsageError("a closure cannot be scaled for fp16", "call opt.step((inputs, targets)), or use bf16")
+        self._clear()
+        with torch.enable_grad():
+            returned = closure.function()
+        loss = torch.as_tensor(returned, device=self._device).detach()
+        if all(p.grad is None for p in self._params):
+            raise UsageError(
+                "the closure left no gradient in any trainable parameter",
+                "it must call loss.backward() and return the loss",
+            )
+        grads = self._take()
+        self.cost.add(1, 1)
+        self._settle(grads)
+        return Evaluation(loss, None, None, [grads])
+
+    def _backward(self, loss: Tensor, keep_graph: bool) -> Vec:
+        self._clear()
+        scaled = self._precision.scale(loss)
+        scaled.backward(retain_graph=keep_graph)  # pyright: ignore[reportUnknownMemberType]
+        return self._take()
+
+    def _clear(self) -> None:
+        for p in self._params:
+            p.grad = None
+
+    def _take(self) -> Vec:
+        """Take the gradients off the parameters, zeros where there is none."""
+        grads: Vec = []
+        for i, p in enumerate(self._params):
+            grad, p.grad = p.grad, None
+            if grad is None:
+                grad = torch.zeros_like(p, requires_grad=False)
+            else:
+                self.has_gradient[i] = True
+            grads.append(grad)
+        return grads
+
+    def _settle(self, grads: Vec) -> None:
+        self._precision.unscale_(grads)
+        self._comm.mean_(grads)

@@ -1,0 +1,146 @@
+"""The oracle at a point near the current weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from sharpkit.core import vec
+from sharpkit.core.oracle import Evaluation, Objective, Oracle, Role, Work
+from sharpkit.core.vec import Vec
+from sharpkit.errors import UsageError
+
+T = TypeVar("T")
+
+
+def restored(params: Sequence[Tensor], work: Callable[[Vec], T]) -> T:
+    """Run `work` on a copy of w and put w back bit for bit, whatever happens.
+
+    Weights are copied back, not subtracted back: adding and subtracting drifts (2.6e-3 relative after 200 steps in
+    bfloat16), and it would make replicas with different offsets diverge.
+
+    Args:
+        params: The parameters; the set that is saved is the set that is put back.
+        work: Called with the saved copy; may change the parameters in place.
+    """
+    saved = vec.clone(params)
+    try:
+        return work(saved)
+    finally:
+        # A second Ctrl-C may arrive inside the first attempt; the copy can be repeated.
+        try:
+            _put_back(params, saved)
+        except BaseException:
+            _put_back(params, saved)
+            raise
+
+
+def displaced(params: Sequence[Tensor], offset: Vec | None, work: Callable[[], T]) -> T:
+    """Run `work` with the parameters at w + offset (None: at w), and put w back bit for bit."""
+    if offset is None:
+        return work()
+
+    def run(_: Vec) -> T:
+        with torch.no_grad():
+            vec.add_(params, offset)
+        return work()
+
+    return restored(params, run)
+
+
+def _put_back(params: Sequence[Tensor], saved: Vec) -> None:
+    with torch.no_grad():
+        vec.copy_(params, saved)
+
+
+class Point:
+    """Loss and gradient of one batch at w + offset, computed when first asked for and then remembered.
+
+    Args:
+        oracle: Evaluates at the current weights.
+        params: The parameters that `offset` is added to.
+        offset: Aligned with `params`, or None for w itself.
+        work: The batch or closure.
+        role: Whether this is the step's clean pass.
+    """
+
+    def __init__(
+        self,
+        oracle: Oracle,
+        params: Sequence[Tensor],
+        offset: Vec | None,
+        work: Work,
+        role: Role,
+    ) -> None:
+        self._oracle = oracle
+        self._params = params
+        self._offset = offset
+        self._work = work
+        self._role: Role = role
+        self._evaluation: Evaluation | None = None
+        self._grads: dict[Objective | None, Vec] = {}
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether anybody has asked."""
+        return self._evaluation is not None
+
+    def forward(self) -> Point:
+        """Evaluate the loss alone, without a gradient, and return the point."""
+        if self._evaluation is None:
+            self._run(())
+        return self
+
+    def gradients(self, *objectives: Objective | None) -> tuple[Vec, ...]:
+        """Return the gradients of the mean of per-sample objectives, all new ones from one forward pass.
+
+        Args:
+            objectives: `(outputs, batch) -> (B,)`; None is the task's own loss.
+        """
+        missing = [o for o in dict.fromkeys(objectives) if o not in self._grads]
+        if missing:
+            self._grads.update(zip(missing, self._run(missing).grads, strict=True))
+        return tuple(self._grads[o] for o in objectives)
+
+    @property
+    def grad(self) -> Vec:
+        """The gradient of the mean loss, aligned with the parameters; not to be changed in place."""
+        return self.gradients(None)[0]
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean task loss, (), detached."""
+        return self._seen().loss
+
+    @property
+    def losses(self) -> Tensor:
+        """The per-sample task losses, (B,), detached.
+
+        Raises:
+            UsageError: If the step was given a closure.
+        """
+        losses = self._seen().losses
+        if losses is None:
+            raise UsageError("a closure gives no per-sample losses", "call opt.step((inputs, targets))")
+        return losses
+
+    @property
+    def outputs(self) -> Tensor | None:
+        """The model's outputs, (B, ...), detached; None from a closure."""
+        return self._seen().outputs
+
+    def _seen(self) -> Evaluation:
+        if self._evaluation is None:
+            self.gradients(None)
+        assert self._evaluation is not None
+        return self._evaluation
+
+    def _run(self, objectives: Sequence[Objective | None]) -> Evaluation:
+        again = self._evaluation is not None
+        role: Role = "perturbed" if again else self._role  # a second forward pass must not move buffers twice
+        result = displaced(self._params, self._offset, lambda: self._oracle.evaluate(self._work, role, objectives))
+        self._evaluation = self._evaluation or result
+        return result

@@ -1,0 +1,134 @@
+"""All that a part may see of the step it is asked about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sharpkit.core.base import LookAhead, look_ahead
+from sharpkit.core.memory import ShardMemory
+from sharpkit.core.oracle import Oracle, Role, Work
+from sharpkit.core.point import Point
+from sharpkit.core.task import Batch
+from sharpkit.core.vec import Vec
+from sharpkit.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where in the run a step is.
+
+    Args:
+        step: The number of steps taken before this one.
+        total_steps: The length of the run in steps, if known.
+        steps_per_epoch: The length of an epoch in steps, if known.
+    """
+
+    step: int = 0
+    total_steps: int | None = None
+    steps_per_epoch: int | None = None
+
+    @property
+    def progress(self) -> float:
+        """T / T, from 0 to just under 1."""
+        if self.total_steps is None:
+            raise UsageError("the rule needs total_steps", "give SharpnessAware(..., total_steps=...)")
+        return self.step / self.total_steps
+
+    @property
+    def epoch(self) -> int:
+        """The number of whole epochs before this step."""
+        if self.steps_per_epoch is None:
+            raise UsageError("the rule needs steps_per_epoch", "give SharpnessAware(..., steps_per_epoch=...)")
+        return self.step // self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What stays the same from step to step."""
+
+    params: Sequence[Tensor]
+    names: Sequence[str]
+    base: Optimizer
+    oracle: Oracle
+    generator: torch.Generator
+
+
+class Step:
+    """One step of one shard: points to evaluate, the rule's memory, the clock, and a notebook.
+
+    Args:
+        around: Parameters, base optimizer, oracle and the rule's own random generator (the same on every rank).
+        work: The shard's batch, or the closure.
+        memory: What the rule remembers about this shard.
+        clock: Where in the run the step is.
+        shard: The shard's number.
+    """
+
+    def __init__(self, around: Surroundings, work: Work, memory: ShardMemory, clock: Clock, shard: int = 0) -> None:
+        self.params = around.params
+        self.names = around.names
+        self.generator = around.generator
+        self.work = work
+        self.memory = memory
+        self.clock = clock
+        self.shard = shard
+        self.notes: dict[str, Tensor] = {}
+        self.tallies: dict[str, Tensor] = {}
+        self.overlap = 0
+        self._around = around
+        self.here = self._clean = Point(around.oracle, self.params, None, work, "clean")
+
+    def at(self, offset: Vec | None, work: Work | None = None, *, clean: bool = False) -> Point:
+        """Return the point w + offset on this step's batch or another, not yet evaluated.
+
+        Args:
+            offset: Aligned with `params`; None is w.
+            work: What is evaluated there; None is this step's batch.
+            clean: Whether this is the step's clean pass in place of `here`: it updates buffers and is reported.
+        """
+        role: Role = "clean" if clean else "perturbed"
+        point = Point(self._around.oracle, self.params, offset, self.work if work is None else work, role)
+        if clean:
+            self._clean = point
+        return point
+
+    @property
+    def clean(self) -> Point:
+        """The step's clean point: `here`, unless a part named another."""
+        return self.here if self.here.evaluated else self._clean
+
+    def together(self, *points: Point) -> None:
+        """Evaluate the gradients of independent points; in a single process one after the other."""
+        costs: list[int] = []
+        for point in points:
+            before = self._around.oracle.cost.backward
+            _ = point.grad
+            costs.append(self._around.oracle.cost.backward - before)
+        self.overlap += sum(costs) - max(costs)
+
+    def look_ahead(self, direction: Vec, how: LookAhead = "peek") -> Vec:
+        """Return y - w, where y is where the base optimizer would step from w along `direction`."""
+        return look_ahead(self._around.base, self.params, direction, how)
+
+    def batch(self) -> Batch:
+        """Return this step's batch.
+
+        Raises:
+            UsageError: If the step was given a closure.
+        """
+        if not isinstance(self.work, Batch):
+            raise UsageError("this rule needs the batch itself, not a closure", "call opt.step((inputs, targets))")
+        return self.work
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Put a 0-dim value, still on the device, into the step's report."""
+        self.notes[name] = value
+
+    def tally(self, name: str, happened: Tensor) -> None:
+        """Count a 0-dim boolean, still on the device, in the optimizer's counters."""
+        self.tallies[name] = self.tallies.get(name, 0) + happened.to(torch.int64)

@@ -1,0 +1,195 @@
+"""What is minimised: a batch of samples and the per-sample losses of a model on it.
+
+This is the only definition of "the loss"; training and every diagnostic use it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from sharpkit.core.randomness import RandomState
+from sharpkit.errors import UsageError
+
+Tree = Any
+"""A tensor, or a tuple, list or dict of trees; every tensor has the samples along its first axis."""
+
+LossFunction = Callable[..., Tensor]
+"""`(outputs, targets, reduction="none") -> (B,)`, as the losses of torch.nn.functional are."""
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """Apply a function to every tensor of a tree and leave everything else as it is."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        items = cast("Mapping[Any, Tree]", tree).items()
+        return {key: map_tensors(function, value) for key, value in items}
+    if isinstance(tree, list | tuple):
+        values = [map_tensors(function, value) for value in cast("Sequence[Tree]", tree)]
+        return values if isinstance(tree, list) else tuple(values)
+    return tree
+
+
+def tensors(tree: Tree) -> Iterator[Tensor]:
+    """Yield every tensor of a tree."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for value in cast("Mapping[Any, Tree]", tree).values():
+            yield from tensors(value)
+    elif isinstance(tree, list | tuple):
+        for value in cast("Sequence[Tree]", tree):
+            yield from tensors(value)
+
+
+@dataclass
+class Batch:
+    """Samples that are evaluated together.
+
+    Args:
+        inputs: What the model is called with, (B, ...) tensors.
+        targets: What the loss compares with, (B, ...) tensors.
+        indices: (B,) stable sample numbers, for rules that remember samples.
+        randomness: The random state of the batch's first evaluation; later ones replay it.
+    """
+
+    inputs: Tree
+    targets: Tree
+    indices: Tensor | None = None
+    randomness: RandomState | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of samples B."""
+        first = next(tensors(self.inputs), None)
+        if first is None or first.dim() == 0:
+            raise UsageError("a batch needs tensors with samples along the first axis", "give (inputs, targets)")
+        return first.shape[0]
+
+    def select(self, rows: Tensor) -> Batch:
+        """Return the samples at the positions `rows`, (b,) integers; they draw fresh randomness."""
+        return Batch(
+            map_tensors(lambda t: t[rows], self.inputs),
+            map_tensors(lambda t: t[rows], self.targets),
+            None if self.indices is None else self.indices[rows],
+        )
+
+    def split(self, pieces: int) -> list[Batch]:
+        """Cut the batch into `pieces` consecutive parts whose sizes differ by at most one.
+
+        Raises:
+            UsageError: If there are fewer samples than pieces.
+        """
+        if pieces == 1:
+            return [self]
+        size = self.size
+        if pieces > size:
+            raise UsageError(f"a batch of {size} cannot be cut into {pieces} pieces", f"use at most {size} pieces")
+        bounds = [size * i // pieces for i in range(pieces + 1)]
+        return [self.select_range(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+    def select_range(self, start: int, stop: int) -> Batch:
+        """Return the samples from `start` up to `stop` as views."""
+        return Batch(
+            map_tensors(lambda t: t[start:stop], self.inputs),
+            map_tensors(lambda t: t[start:stop], self.targets),
+            None if self.indices is None else self.indices[start:stop],
+        )
+
+    def pack(self) -> dict[str, Any]:
+        """Return a copy as plain data that a checkpoint can hold."""
+        return {
+            "inputs": map_tensors(torch.clone, self.inputs),
+            "targets": map_tensors(torch.clone, self.targets),
+            "indices": self.indices,
+            "randomness": self.randomness,
+        }
+
+    @staticmethod
+    def unpack(packed: Mapping[str, Any]) -> Batch:
+        """Return the batch that `pack` stored."""
+        return Batch(**packed)
+
+    @staticmethod
+    def of(given: Any) -> Batch:
+        """Return a batch from `(inputs, targets)`, `(inputs, targets, indices)` or a batch.
+
+        Raises:
+            UsageError: If `given` is none of these.
+        """
+        if isinstance(given, Batch):
+            return given
+        kind = type(given).__name__
+        parts: list[Any] = list(given) if kind in ("tuple", "list") else []
+        if len(parts) in (2, 3):
+            return Batch(*parts)
+        raise UsageError(
+            f"step() was given {kind}, allowed are (inputs, targets), "
+            "(inputs, targets, indices), a Batch, or a closure",
+            "call opt.step((inputs, targets))",
+        )
+
+
+class Task(Protocol):
+    """The model's outputs on a batch and their per-sample losses."""
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return the model's outputs, (B, ...)."""
+        ...
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of every sample, (B,)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A model compared with targets by a loss function.
+
+    Losses with more axes than the samples' (per token, per pixel) are averaged over those axes.
+
+    Args:
+        model: Called with the batch's inputs; a dict is given as keyword arguments.
+        loss: `(outputs, targets, reduction="none") -> (B, ...)`.
+    """
+
+    model: Callable[..., Tensor]
+    loss: LossFunction
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return model(inputs)."""
+        if isinstance(batch.inputs, Mapping):
+            return self.model(**cast("Mapping[str, Any]", batch.inputs))
+        return self.model(batch.inputs)
+
+    def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of every sample, (B,).
+
+        Raises:
+            UsageError: If the loss does not return one value a sample.
+        """
+        losses = self.loss(outputs, batch.targets, reduction="none")
+        if losses.dim() == 0 or losses.shape[0] != batch.size:
+            raise UsageError(
+                f"the loss returned shape {tuple(losses.shape)} for a batch of {batch.size}, allowed is (B,)",
+                'it must honour reduction="none", as torch.nn.functional.cross_entropy does',
+            )
+        return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
+
+
+def as_task(model: Callable[..., Tensor], loss: LossFunction | Task) -> Task:
+    """Return `loss` itself if it is a task, else the supervised task of model and loss."""
+    if isinstance(getattr(loss, "outputs", None), Callable) and isinstance(getattr(loss, "losses", None), Callable):
+        return cast("Task", loss)
+    if not callable(loss):
+        raise UsageError(
+            f"loss is {type(loss).__name__}, allowed are a function (outputs, targets, reduction) and a Task",
+            "give torch.nn.functional.cross_entropy, for example",
+        )
+    return Supervised(model, loss)

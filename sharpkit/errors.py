@@ -1,0 +1,102 @@
+"""Every error that sharpkit raises on purpose: what was given, what is allowed, what to do."""
+
+from __future__ import annotations
+
+
+class SharpkitError(Exception):
+    """An error with a remedy and the exit code that the command line gives it.
+
+    Args:
+        message: What was given and what is allowed, in one line.
+        hint: What to do about it, in one line; may be empty.
+    """
+
+    exit_code: int = 1
+    code: str = "error"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message = message
+        self.hint = hint
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class UsageError(SharpkitError, ValueError):
+    """A value, name or combination that the caller chose and that is not allowed."""
+
+    exit_code = 2
+    code = "usage"
+
+
+class ConflictError(UsageError):
+    """Two recipes of a union that answer the same question differently."""
+
+    code = "conflict"
+
+
+class InputError(SharpkitError):
+    """A file, data set, model or checkpoint that is missing, unreadable or does not fit."""
+
+    exit_code = 3
+    code = "input"
+
+
+class DivergedError(SharpkitError):
+    """A loss, gradient or weight that is no longer a finite number."""
+
+    exit_code = 4
+    code = "diverged"
+
+
+class InterruptedRunError(SharpkitError):
+    """A run that a signal stopped after its state was saved.
+
+    Args:
+        message: What was stopped and where its state lies.
+        hint: How to go on.
+        signal_number: The signal; the exit code is 128 plus this number.
+    """
+
+    code = "interrupted"
+
+    def __init__(self, message: str, hint: str, signal_number: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = 128 + signal_number
+
+
+class SharpkitWarning(UserWarning):
+    """Something that is allowed but probably not what was meant."""
+
+
+def check_range(
+    name: str,
+    value: float,
+    low: float | None = None,
+    high: float | None = None,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Refuse a hyperparameter outside its interval, naming value and interval.
+
+    Args:
+        name: The hyperparameter's name as the user writes it.
+        value: What was given.
+        low: The smallest allowed value, or None for no bound.
+        high: The largest allowed value, or None for no bound.
+        open_low: Whether `low` itself is refused.
+        open_high: Whether `high` itself is refused.
+
+    Raises:
+        UsageError: If the value is not a number inside the interval.
+    """
+    above = low is None or (value > low if open_low else value >= low)
+    below = high is None or (value < high if open_high else value <= high)
+    finite = value == value and value not in (float("inf"), float("-inf"))
+    if above and below and finite:
+        return
+    left = "(-inf" if low is None else f"{'(' if open_low else '['}{low:g}"
+    right = "inf)" if high is None else f"{high:g}{')' if open_high else ']'}"
+    raise UsageError(f"{name} is {value:g}, allowed is {left}, {right}", f"give {name} a value inside")
