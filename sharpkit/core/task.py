@@ -118,13 +118,13 @@ class Batch:
 
     @staticmethod
     def of(given: Any) -> Batch:
-        """Return a batch from `(inputs, targets)`, `(inputs, targets, indices)` or a batch.
+        """Return a new batch, not yet evaluated, of `(inputs, targets)`, `(inputs, targets, indices)` or a batch.
 
         Raises:
             UsageError: If `given` is none of these.
         """
         if isinstance(given, Batch):
-            return given
+            return Batch(given.inputs, given.targets, given.indices)
         kind = type(given).__name__
         parts: list[Any] = list(given) if kind in ("tuple", "list") else []
         if len(parts) in (2, 3):
