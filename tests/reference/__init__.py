@@ -1,0 +1,18 @@
+"""Independent transcriptions of the published equations in numpy: flat float64 vectors, no sharpkit code.
+
+Every recipe has a module of its own name here, with `trajectory(problem, base, steps, **hyperparameters)`.
+"""
+
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+
+def reference(recipe: str) -> ModuleType:
+    """The module that transcribes a recipe (`ae-sam` is in `ae_sam.py`); a missing one fails the test that asks."""
+    name = f"{__name__}.{recipe.replace('-', '_')}"
+    path = f"tests/reference/{recipe.replace('-', '_')}.py"
+    assert find_spec(name) is not None, f"the recipe {recipe!r} has no reference: write {path} from its equations"
+    module = import_module(name)
+    assert callable(getattr(module, "trajectory", None)), f"{path} has no trajectory(problem, base, steps, ...)"
+    return module
