@@ -37,7 +37,7 @@ _ROLES: dict[str, frozenset[Role]] = {
 class StepReport:
     """What one step did. Tensors stay on the device until somebody reads them.
 
-    `gradients` counts backward samples over the batch size. `sequential` is the part of it that this process computed
+    `gradients` counts gradients of a whole batch; one of some of its samples counts as that part. `sequential` is the part of it that this process computed
     one after the other, `critical` what would remain with one device for every independent gradient.
     """
 
@@ -178,7 +178,7 @@ class SharpnessAware:
         if dropped:
             self._undo(buffers, saved)
         self._precision.finish(dropped)
-        return self._report(steps, shares, perturbed, dropped, work.size)
+        return self._report(steps, shares, perturbed, dropped)
 
     def _direction(self, step: Step) -> tuple[Vec, bool]:
         """Ask the gate, the ascent, the shape and the descent, in that order."""
@@ -289,10 +289,8 @@ class SharpnessAware:
             if need in given and given[need] is None:
                 raise UsageError(f"the rule {self.rule.name} needs {need}, which was not given", _REMEDIES[need])
 
-    def _report(self, steps: list[Step], shares: list[float], perturbed: bool, dropped: bool, size: int) -> StepReport:
+    def _report(self, steps: list[Step], shares: list[float], perturbed: bool, dropped: bool) -> StepReport:
         cost = self._oracle.cost
-        gradients = cost.backward / size
-        critical = gradients - sum(step.overlap for step in steps) / size
         clean = [step.clean for step in steps]
         outputs = [point.outputs for point in clean]
         seen = [out for out in outputs if out is not None]
@@ -303,9 +301,9 @@ class SharpnessAware:
             dropped=dropped,
             forward_samples=cost.forward,
             backward_samples=cost.backward,
-            gradients=gradients,
-            sequential=gradients,
-            critical=critical,
+            gradients=cost.gradients,
+            sequential=cost.gradients,
+            critical=cost.gradients - sum(step.overlap for step in steps),
             outputs=torch.cat(seen) if len(seen) == len(clean) else None,
             notes={name: torch.stack([n[name] for n in notes]).mean() for name in notes[0]},
         )

@@ -41,6 +41,7 @@ class Closure:
     function: Callable[[], Tensor | float]
     randomness: RandomState | None = None
     size: int = 1
+    share: float = 1.0
 
     def split(self, pieces: int) -> list[Closure]:
         """Return the closure itself; it cannot be cut.
@@ -53,9 +54,6 @@ class Closure:
         return [self]
 
 
-Work = Batch | Closure
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """What one forward pass, and the backward passes from it, gave."""
@@ -66,17 +64,22 @@ class Evaluation:
     grads: list[Vec] = field(default_factory=list[Vec])  # one a requested objective
 
 
+Work = Batch | Closure
+
+
 @dataclass
 class Cost:
-    """What has been computed, in samples."""
+    """What has been computed: samples, and gradients in units of a whole batch's."""
 
     forward: int = 0
     backward: int = 0
+    gradients: float = 0.0
 
-    def add(self, forward: int, backward: int) -> None:
-        """Count a pass."""
-        self.forward += forward
-        self.backward += backward
+    def add(self, work: Work, gradients: int) -> None:
+        """Count a forward pass and so many backward passes."""
+        self.forward += work.size
+        self.backward += work.size * gradients
+        self.gradients += work.share * gradients
 
 
 class Oracle:
@@ -170,7 +173,7 @@ class Oracle:
                     sums.append(grads)
             losses.append(own.detach())
             outputs.append(out.detach())
-        self.cost.add(size, size * len(objectives))
+        self.cost.add(batch, len(objectives))
         for grads in sums:
             self._settle(grads)
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
@@ -195,7 +198,7 @@ class Oracle:
                 "it must call loss.backward() and return the loss",
             )
         grads = self._take()
-        self.cost.add(1, 1)
+        self.cost.add(closure, 1)
         self._settle(grads)
         return Evaluation(loss, None, None, [grads])
 

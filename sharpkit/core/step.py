@@ -79,7 +79,7 @@ class Step:
         self.shard = shard
         self.notes: dict[str, Tensor] = {}
         self.tallies: dict[str, Tensor] = {}
-        self.overlap = 0
+        self.overlap = 0.0  # gradients that could have run beside others
         self._around = around
         self.here = self._clean = Point(around.oracle, self.params, None, work, "clean")
 
@@ -104,11 +104,11 @@ class Step:
 
     def together(self, *points: Point) -> None:
         """Evaluate the gradients of independent points; in a single process one after the other."""
-        costs: list[int] = []
+        costs: list[float] = []
         for point in points:
-            before = self._around.oracle.cost.backward
+            before = self._around.oracle.cost.gradients
             _ = point.grad
-            costs.append(self._around.oracle.cost.backward - before)
+            costs.append(self._around.oracle.cost.gradients - before)
         self.overlap += sum(costs) - max(costs)
 
     def look_ahead(self, direction: Vec, how: LookAhead = "peek") -> Vec:

@@ -57,12 +57,20 @@ class Batch:
         targets: What the loss compares with, (B, ...) tensors.
         indices: (B,) stable sample numbers, for rules that remember samples.
         randomness: The random state of the batch's first evaluation; later ones replay it.
+        whole: The size of the batch that these samples were taken from, to count fractions of a gradient; None if
+            they are a batch of their own.
     """
 
     inputs: Tree
     targets: Tree
     indices: Tensor | None = None
     randomness: RandomState | None = None
+    whole: int | None = None
+
+    @property
+    def share(self) -> float:
+        """The part of its whole batch that this is."""
+        return 1.0 if self.whole is None else self.size / self.whole
 
     @property
     def size(self) -> int:
@@ -78,6 +86,7 @@ class Batch:
             map_tensors(lambda t: t[rows], self.inputs),
             map_tensors(lambda t: t[rows], self.targets),
             None if self.indices is None else self.indices[rows],
+            whole=self.whole or self.size,
         )
 
     def split(self, pieces: int) -> list[Batch]:
@@ -100,6 +109,7 @@ class Batch:
             map_tensors(lambda t: t[start:stop], self.inputs),
             map_tensors(lambda t: t[start:stop], self.targets),
             None if self.indices is None else self.indices[start:stop],
+            whole=self.whole or self.size,
         )
 
     def pack(self) -> dict[str, Any]:
@@ -109,6 +119,7 @@ class Batch:
             "targets": map_tensors(torch.clone, self.targets),
             "indices": self.indices,
             "randomness": self.randomness,
+            "whole": self.whole,
         }
 
     @staticmethod

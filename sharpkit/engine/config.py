@@ -1,0 +1,145 @@
+"""The configuration of a training run: every option once, with its type, default and help.
+
+The command line, the configuration file, the environment variables and the documentation are derived from it. This
+module does not import torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import Field, asdict, dataclass, field, fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from sharpkit.errors import UsageError, check_range
+
+
+def option(default: Any, help: str, *flags: str, shown: str | None = None) -> Any:  # noqa: A002
+    """Declare a field that is an option.
+
+    Args:
+        default: Its default value.
+        help: One line for people.
+        flags: Further names on the command line, such as `-b`.
+        shown: How the default is shown where the value itself does not say it.
+    """
+    return field(default=default, metadata={"help": help, "flags": flags, "shown": shown})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides what a training run computes.
+
+    Raises:
+        UsageError: If a value is outside its range.
+    """
+
+    opt: str = option("sam", "Optimizer: NAME[+NAME...][:key=value]..., see `sharpkit ls opts`.")
+    base: str = option("sgd", "Base optimizer: sgd, adam, adamw or module:Class.")
+    rho: float | None = option(None, "Radius, short for :rho= in --opt.", shown="the recipe's")
+    lr: float | None = option(None, "Learning rate.", shown="0.1 for sgd, else 0.001")
+    wd: float = option(5e-4, "Weight decay of the base optimizer.")
+    momentum: float = option(0.9, "Momentum of sgd.")
+    nesterov: bool = option(False, "Nesterov momentum of sgd.")
+    data: str = option("digits", "Data set: a name from `sharpkit ls data`, or file.py:function.")
+    label_noise: float = option(0.0, "Fraction of training labels that are replaced by another class.")
+    val_frac: float = option(0.1, "Fraction of the training data held out for validation.")
+    augment: Literal["auto", "none", "basic", "cutout"] = option("auto", "Augmentation of training images.")
+    limit: int | None = option(None, "Use only so many training samples.", shown="all")
+    model: str = option("auto", "Model: a name from `sharpkit ls models`, or file.py:function.")
+    init: str | None = option(None, "Start from the weights of this checkpoint.", shown="random")
+    epochs: int = option(20, "Passes over the training data.")
+    batch_size: int = option(128, "Samples a step.", "-b")
+    sched: Literal["cosine", "step", "const"] = option("cosine", "Learning-rate schedule.")
+    warmup_epochs: float = option(0.0, "Epochs of linear warm-up of the learning rate.")
+    smoothing: float = option(0.0, "Label smoothing.")
+    clip: float | None = option(None, "Largest norm of the final gradient.", shown="no clipping")
+    accum: int = option(1, "Micro-batches a batch is cut into; the gradient is the whole batch's.")
+    amp: Literal["off", "bf16", "fp16"] = option("off", "Mixed precision.")
+    rng: Literal["same", "fresh"] = option("same", "Dropout masks of a step's second pass.")
+    bn_stats: Literal["clean", "perturbed", "both"] = option("clean", "Passes whose batch-norm statistics are kept.")
+    save_every: str = option("last", "Checkpoints kept: last, best (by validation), or one every N epochs.")
+    seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
+    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
+    threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
+    deterministic: bool = option(False, "Only deterministic algorithms; slower on a GPU.")
+
+    def __post_init__(self) -> None:
+        check_range("label-noise", self.label_noise, 0, 1)
+        check_range("val-frac", self.val_frac, 0, 1, open_high=True)
+        check_range("epochs", self.epochs, 1)
+        check_range("batch-size", self.batch_size, 1)
+        check_range("warmup-epochs", self.warmup_epochs, 0, self.epochs)
+        check_range("smoothing", self.smoothing, 0, 1, open_high=True)
+        check_range("accum", self.accum, 1)
+        check_range("wd", self.wd, 0)
+        check_range("momentum", self.momentum, 0, 1, open_high=True)
+        check_range("seed", self.seed, 0, 2**31 - 1)
+        for name, value in (("lr", self.lr), ("clip", self.clip), ("limit", self.limit)):
+            if value is not None:
+                check_range(name, value, 0, open_low=True)
+        if self.rho is not None:
+            check_range("rho", self.rho, 0)
+        if self.nesterov and self.momentum == 0:
+            raise UsageError("nesterov is set and momentum is 0", "give --momentum 0.9")
+        if self.threads != "auto" and not (self.threads.isdigit() and int(self.threads) > 0):
+            raise UsageError(f"threads is {self.threads!r}, allowed are auto and 1, 2, ...", "use --threads auto")
+        if self.save_every not in ("last", "best") and not (self.save_every.isdigit() and int(self.save_every) > 0):
+            raise UsageError(
+                f"save-every is {self.save_every!r}, allowed are last, best and 1, 2, ...", "use --save-every last"
+            )
+
+
+def options() -> dict[str, Field[Any]]:
+    """Return the fields of the training configuration by name."""
+    return {f.name: f for f in fields(TrainConfig)}
+
+
+def kinds() -> dict[str, Any]:
+    """Return the type of every field, resolved."""
+    return get_type_hints(TrainConfig)
+
+
+def from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Check the names and types of options from a file.
+
+    Args:
+        values: Option names, with `-` or `_`, and values; None means not given.
+        where: What to call the file in messages.
+
+    Raises:
+        UsageError: If a name is unknown or a value has the wrong type.
+    """
+    known = kinds()
+    checked: dict[str, Any] = {}
+    for raw, value in values.items():
+        name = raw.replace("-", "_")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            guess = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}"
+            raise UsageError(f"{where} sets unknown option {raw!r}", guess)
+        if value is not None:
+            checked[name] = _typed(name, value, known[name], where)
+    return checked
+
+
+def to_mapping(config: TrainConfig) -> dict[str, Any]:
+    """Return every option that is set, as plain values that TOML and JSON hold."""
+    return {name: value for name, value in asdict(config).items() if value is not None}
+
+
+def _typed(name: str, value: Any, kind: Any, where: str) -> Any:
+    allowed = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    for candidate in allowed:
+        if get_origin(candidate) is Literal and value in get_args(candidate):
+            return value
+        if candidate is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        if candidate in (int, bool, str) and type(value) is candidate:
+            return value
+        if candidate is str and type(value) is int:
+            return str(value)
+    names = [str(getattr(a, "__name__", a)) if get_origin(a) is not Literal else "|".join(get_args(a)) for a in allowed]
+    wanted = " or ".join(n for n in names if n != "NoneType")
+    raise UsageError(f"{where} sets {name} to {value!r}, allowed is {wanted}", f"correct {name}")

@@ -1,0 +1,235 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from sharpkit.core import randomness, vec
+from sharpkit.engine import checkpoint
+from sharpkit.engine.config import to_mapping
+from sharpkit.engine.evaluate import evaluate
+from sharpkit.engine.records import Records
+from sharpkit.engine.rundir import RunDir
+from sharpkit.engine.runtime import StopRequest
+from sharpkit.engine.session import Session
+from sharpkit.errors import DivergedError, InputError, InterruptedRunError
+
+LOG_EVERY = 50
+
+
+class Observer(Protocol):
+    """Somebody who is told how a run goes."""
+
+    def begin(self, session: Session, step: int) -> None:
+        """The run starts, or goes on, after `step` steps."""
+        ...
+
+    def step(self, step: int, size: int) -> None:
+        """A step on `size` samples is done; nothing has been read from the device."""
+        ...
+
+    def live(self, values: dict[str, float]) -> None:
+        """Values of the epoch so far have been read anyway."""
+        ...
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person would like to know."""
+        ...
+
+
+class Fit:
+    """One run, from its current position to the end.
+
+    Args:
+        session: Data, model, optimizer, schedule.
+        run: Where metrics and checkpoints go.
+        observer: Is told how it goes.
+    """
+
+    def __init__(self, session: Session, run: RunDir, observer: Observer) -> None:
+        self.session = session
+        self.run = run
+        self.observer = observer
+        self.position = 0  # steps done
+        self.elapsed = 0.0  # seconds of training, over all sittings
+        self.records = Records()
+        self.best = -math.inf  # validation accuracy
+        self.last: dict[str, Any] = {}  # the latest epoch's record
+        self._started = 0.0
+        self._saved = "no checkpoint was written yet"
+
+    def train(self, stop: StopRequest) -> None:
+        """Train to the end, saving after every epoch and when asked to stop.
+
+        Raises:
+            DivergedError: If a loss or a weight is not finite; the last good checkpoint is kept.
+            InterruptedRunError: If a signal asked to stop; the state is saved.
+        """
+        session, optimizer, loader = self.session, self.session.optimizer, self.session.loader
+        self.observer.begin(session, self.position)
+        session.model.train()
+        self._started = time.perf_counter() - self.elapsed
+        while self.position < session.total_steps:
+            epoch, start = divmod(self.position, session.steps_per_epoch)
+            for batch in loader.epoch(epoch, start):
+                report = optimizer.step((batch.inputs, batch.targets, batch.indices))
+                if not report.dropped:
+                    session.scheduler.step()
+                self.position += 1
+                self.records.add(self.position, report, batch)
+                self.observer.step(self.position, batch.size)
+                if self.position % LOG_EVERY == 0:
+                    self._log_step(epoch)
+                if stop.signal_number and self.position % session.steps_per_epoch:
+                    self._stop(stop.signal_number)
+            self._end_epoch(epoch + 1)
+            if stop.signal_number and self.position < session.total_steps:
+                self._stop(stop.signal_number)
+        self.save()
+
+    # ------------------------------------------------------------------ measurements
+
+    def _collect(self) -> None:
+        bad = self.records.collect()
+        if bad is not None:
+            self._diverged(f"the loss is {bad[1]} at step {bad[0]} (epoch {self._epoch_of(bad[0])})")
+
+    def _log_step(self, epoch: int) -> None:
+        self._collect()
+        record = {
+            "kind": "step",
+            "step": self.position,
+            "epoch": epoch + 1,
+            "loss": self.records.take_window(),
+            "lr": self._lr(),
+        }
+        self.run.append([record])
+        self.observer.live(self._so_far())
+
+    def _end_epoch(self, epoch: int) -> None:
+        self._collect()
+        self.elapsed = time.perf_counter() - self._started
+        session, records = self.session, self.records
+        val = evaluate(session.model, session.test_task, session.splits.val)
+        if len(session.splits.val) and not math.isfinite(val.loss):
+            self._diverged(f"the validation loss is {val.loss} after step {self.position} (epoch {epoch})")
+        counters = session.optimizer.counters()
+        self.last = {
+            "kind": "epoch",
+            "step": self.position,
+            "epoch": epoch,
+            "train_loss": records.mean_loss(),
+            "train_acc": records.accuracy(),
+            "val_loss": val.loss,
+            "val_acc": val.accuracy,
+            "lr": self._lr(),
+            "pct_sam": 100 * counters["perturbed"] / counters["steps"],
+            "gradients": counters["gradients"],
+            "sequential": counters["sequential"],
+            "critical": counters["critical"],
+            "seconds": round(self.elapsed, 3),
+            "samples_per_s": round(records.seen / max(1e-9, self.elapsed - records.seconds), 1),
+        }
+        self.run.append([self.last])
+        self.records = Records(seconds=self.elapsed, window=records.window)
+        self.observer.epoch(self.last)
+        self._keep(epoch, val.accuracy)
+
+    def _so_far(self) -> dict[str, float]:
+        totals = self.session.optimizer.totals
+        return {
+            "loss": self.records.mean_loss(),
+            "acc": self.records.accuracy(),
+            "pct_sam": 100 * totals.perturbed / max(1, totals.steps),
+        }
+
+    def _lr(self) -> float:
+        return float(self.session.optimizer.base.param_groups[0]["lr"])
+
+    def _epoch_of(self, step: int) -> int:
+        return (step - 1) // self.session.steps_per_epoch + 1
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _keep(self, epoch: int, val_accuracy: float) -> None:
+        wanted = self.session.config.save_every
+        if wanted == "best" and (val_accuracy > self.best or epoch == 1):
+            self.best = val_accuracy
+            self.save(self.run.path / "best.pt")
+        elif wanted.isdigit() and epoch % int(wanted) == 0:
+            self.save(self.run.path / f"epoch-{epoch}.pt")
+        self.save()
+
+    def save(self, path: Path | None = None) -> None:
+        """Write everything that the rest of the run depends on."""
+        self._collect()
+        session = self.session
+        if not bool(torch.isfinite(vec.norm(session.optimizer.params))):
+            self._diverged(f"a weight is not finite after step {self.position}")
+        target = path or self.run.checkpoint
+        content = {
+            "config": to_mapping(session.config),
+            "shape": list(session.dataset.shape),
+            "classes": session.dataset.classes,
+            "model": session.model.state_dict(),
+            "optimizer": session.optimizer.state_dict(),
+            "scheduler": session.scheduler.state_dict(),
+            "randomness": randomness.capture(session.device),
+            "step": self.position,
+            "records": self.records.state_dict(),
+            "elapsed": self.elapsed,
+            "best": self.best,
+            "last": self.last,
+        }
+        checkpoint.save(target, content)
+        self._saved = f"the last good checkpoint is {target} (step {self.position})"
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from a checkpoint's content.
+
+        Raises:
+            InputError: If it does not fit this run.
+        """
+        session = self.session
+        where = str(self.run.checkpoint)
+        checkpoint.load_state(session.model, content["model"], where)
+        if content["step"] > session.total_steps:
+            raise InputError(
+                f"{where} is at step {content['step']}, the run has {session.total_steps}", "start a new run"
+            )
+        session.optimizer.load_state_dict(content["optimizer"])
+        session.scheduler.load_state_dict(content["scheduler"])
+        randomness.restore(content["randomness"], session.device)
+        self.position = content["step"]
+        self.records = Records(**content["records"])
+        self.elapsed = content["elapsed"]
+        self.best = content["best"]
+        self.last = content["last"]
+        self._saved = f"the last good checkpoint is {where} (step {self.position})"
+        self.run.cut_metrics(self.position)
+
+    # ------------------------------------------------------------------ endings
+
+    def _stop(self, number: int) -> None:
+        self.elapsed = time.perf_counter() - self._started
+        self.save()
+        raise InterruptedRunError(
+            f"stopped by signal {number} after step {self.position}; saved {self.run.checkpoint}",
+            f"go on with: sharpkit train --resume {self.run.path}",
+            number,
+        )
+
+    def _diverged(self, what: str) -> None:
+        config = self.session.config
+        radius = getattr(self.session.optimizer.rule.radius, "rho", None)
+        second = "" if radius is None or not self.session.optimizer.totals.perturbed else f" or rho (now {radius:g})"
+        raise DivergedError(what, f"lower --lr (now {config.lr:g}){second}; {self._saved}")

@@ -1,0 +1,175 @@
+"""The run directory: config.toml, env.json, metrics.jsonl, ckpt.pt, summary.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import tomli_w
+import torch
+
+from sharpkit import __version__
+from sharpkit.engine.checkpoint import write_atomically
+from sharpkit.engine.config import TrainConfig, to_mapping
+from sharpkit.errors import InputError, UsageError
+
+
+class RunDir:
+    """The files of one run.
+
+    Args:
+        path: The directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "ckpt.pt"
+        self.metrics = path / "metrics.jsonl"
+        self.config = path / "config.toml"
+        self.summary = path / "summary.json"
+
+    def create(self, config: TrainConfig, environment: Mapping[str, Any]) -> None:
+        """Make the directory and write what the run was asked for and where it runs."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot make the run directory {self.path}: {error.strerror}", "give another --out"
+            ) from error
+        write_text(self.config, tomli_w.dumps(to_mapping(config)))
+        write_text(self.path / "env.json", json.dumps(environment, indent=2) + "\n")
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run."""
+        for path in (self.checkpoint, self.metrics, self.summary, *self.path.glob("*.pt")):
+            path.unlink(missing_ok=True)
+
+    def append(self, records: list[dict[str, Any]]) -> None:
+        """Add lines to metrics.jsonl; numbers that are not finite become null."""
+        lines = "".join(json.dumps(finite(record)) + "\n" for record in records)
+        try:
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError as error:
+            raise InputError(
+                f"cannot write {self.metrics}: {error.strerror}", "the last good ckpt.pt is kept; free space there"
+            ) from error
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines of steps after `step`, and a torn last line, so that a resumed run does not repeat any."""
+        if not self.metrics.is_file():
+            return
+        kept: list[str] = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if line.endswith("\n") and record.get("step", 0) <= step:
+                kept.append(line)
+        write_text(self.metrics, "".join(kept))
+
+
+def chosen(root: Path, name: str, out: Path | None, overwrite: bool) -> RunDir:
+    """Return the directory of a new run: `out`, or root/name with the first free number behind it.
+
+    Raises:
+        UsageError: If `out` already holds a run.
+    """
+    if out is not None:
+        run = RunDir(out)
+        if out.is_file():
+            raise UsageError(f"--out {out} is a file, allowed is a directory", "give another --out")
+        if out.is_dir() and any(out.iterdir()):
+            if not overwrite:
+                raise UsageError(f"{out} is not empty", "use --overwrite, or --resume to go on with it")
+            if not run.config.is_file():
+                raise UsageError(f"{out} is not empty and holds no run", "give another --out")
+            run.clear()
+        return run
+    number = 1
+    while (path := root / (name if number == 1 else f"{name}-{number}")).exists():
+        number += 1
+    return RunDir(path)
+
+
+def run_name(data: str, model: str, opt: str, seed: int) -> str:
+    """Return <data>-<model>-<opt>-s<seed> with only characters that are safe in a path."""
+    return re.sub(r"[^A-Za-z0-9.=,+_-]+", "_", f"{data}-{model}-{opt}-s{seed}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the options of a TOML or JSON file.
+
+    Raises:
+        InputError: If it is missing or not valid.
+    """
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the configuration {path}: {error}", "give a TOML or JSON file") from error
+    try:
+        parsed: Any = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path} is neither TOML nor JSON: {error}", "correct it") from error
+    return cast("dict[str, Any]", parsed)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def to_json(document: Mapping[str, Any]) -> str:
+    """Return one JSON document; numbers that are not finite become null."""
+    return json.dumps(finite(document), indent=2, allow_nan=False) + "\n"
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON-ready value in which numbers that are not finite are None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(k): finite(v) for k, v in cast("Mapping[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in cast("list[Any]", value)]
+    return value
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return versions, device and source state, for env.json and the JSON document."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "sharpkit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "platform": platform.platform(),
+        "device": str(device),
+        "device_name": name,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "world_size": 1,
+        "git": _git_state(),
+        "argv": sys.argv,
+    }
+
+
+def _git_state() -> str | None:
+    """Return the commit of the working directory, with + behind it if anything is changed."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -1,0 +1,144 @@
+"""The machine a run uses: device, threads, determinism, memory allocator, signals."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import os
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from sharpkit.core.task import Batch, Task
+from sharpkit.errors import InputError, UsageError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE = 1 << 30
+_CLEARLY_FASTER = 0.85
+_ALL_THREADS = torch.get_num_threads()  # before any run has chosen
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device that a name stands for; `auto` is the accelerator if there is one.
+
+    Raises:
+        UsageError: If torch knows no such device.
+        InputError: If this machine does not have it.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return torch.device("cpu") if accelerator is None else accelerator
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UsageError(f"unknown device {name!r}", "allowed: auto, cpu, cuda, cuda:1, mps") from None
+    try:
+        torch.zeros((), device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise InputError(f"the device {name} is not there", "use --device cpu, or auto") from None
+    return device
+
+
+def set_determinism(wanted: bool) -> None:
+    """Allow only deterministic algorithms, or choose the fastest."""
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = not wanted
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep large freed blocks for the next pass instead of returning them to the system.
+
+    Returning and fetching activations anew costs up to 40 % of a forward pass on a CPU. Elsewhere than on glibc this
+    does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_M_TRIM_THRESHOLD, _LARGE)
+    except (OSError, AttributeError):
+        return
+
+
+def pick_threads(
+    wanted: str, model: nn.Module, task_of: Callable[[nn.Module], Task], batch: Batch, device: torch.device
+) -> tuple[int, str]:
+    """Set the number of CPU threads and return it with a sentence on how it was chosen.
+
+    `auto` times a forward and backward pass of a copy of the model with one thread and with all; small models are
+    faster with one, and one is preferred unless all are clearly faster, so that the choice is stable.
+
+    Args:
+        wanted: `auto` or a number.
+        model: Copied, so that its state does not change.
+        task_of: Builds a task from a model.
+        batch: One training batch.
+        device: Where the model runs; elsewhere than on a CPU nothing is measured.
+    """
+    most = _ALL_THREADS
+    if wanted != "auto":
+        torch.set_num_threads(int(wanted))
+        return int(wanted), f"threads: {wanted}, as given"
+    if most == 1 or device.type != "cpu":
+        torch.set_num_threads(most)
+        return most, f"threads: {most}"
+    twin = copy.deepcopy(model)
+    task = task_of(twin)
+    with torch.random.fork_rng(devices=[]):
+        times = {threads: _time(task, twin, batch, threads) for threads in (1, most)}
+    chosen = most if times[most] < _CLEARLY_FASTER * times[1] else 1
+    torch.set_num_threads(chosen)
+    measured = ", ".join(f"{1e3 * t:.1f} ms with {n}" for n, t in times.items())
+    return chosen, f"threads: {chosen} (measured {measured})"
+
+
+def _time(task: Task, model: nn.Module, batch: Batch, threads: int) -> float:
+    """Return the median time of a few passes; the first one is not counted."""
+    torch.set_num_threads(threads)
+    times: list[float] = []
+    for _ in range(6):
+        start = time.perf_counter()
+        task.losses(task.outputs(batch), batch).mean().backward()  # pyright: ignore[reportUnknownMemberType]
+        times.append(time.perf_counter() - start)
+        model.zero_grad()
+    return statistics.median(times[1:])
+
+
+class StopRequest:
+    """A context in which SIGINT and SIGTERM are noted instead of raised, so that a step can finish first.
+
+    A second SIGINT raises KeyboardInterrupt as usual.
+    """
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # signals can be handled in the main thread only; elsewhere the caller handles them
+                break
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number

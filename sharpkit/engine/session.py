@@ -1,0 +1,191 @@
+"""From a configuration to the objects of a run: data, model, task, optimizer, schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import LambdaLR
+
+from sharpkit.core.optimizer import SharpnessAware
+from sharpkit.core.task import Batch, Supervised
+from sharpkit.data import DATASETS
+from sharpkit.data.dataset import Dataset, Splits, from_user, split
+from sharpkit.data.loader import Loader
+from sharpkit.engine import external, runtime, schedules
+from sharpkit.engine.bases import build_base, default_lr
+from sharpkit.engine.checkpoint import load_weights
+from sharpkit.engine.config import TrainConfig
+from sharpkit.errors import InputError, UsageError
+from sharpkit.models import MODELS
+from sharpkit.recipes.grammar import parse
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a run works with; `config` is the configuration with every choice made."""
+
+    config: TrainConfig
+    device: torch.device
+    dataset: Dataset
+    splits: Splits
+    loader: Loader
+    model: nn.Module
+    task: Supervised
+    test_task: Supervised
+    optimizer: SharpnessAware
+    scheduler: LambdaLR
+    notes: tuple[str, ...]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return len(self.loader)
+
+    @property
+    def total_steps(self) -> int:
+        """Steps in the run."""
+        return self.config.epochs * len(self.loader)
+
+
+def recipe_text(config: TrainConfig) -> str:
+    """Return --opt with --rho written into it.
+
+    Raises:
+        UsageError: If both give a radius.
+    """
+    if config.rho is None:
+        return config.opt
+    if ":rho=" in config.opt.replace(" ", ""):
+        raise UsageError(f"--rho {config.rho:g} and --opt {config.opt} both give a radius", "give one of them")
+    return f"{config.opt}:rho={config.rho!r}"
+
+
+def build(config: TrainConfig) -> Session:
+    """Build a run, deterministically from the configuration.
+
+    Raises:
+        UsageError: If names or values are not allowed.
+        InputError: If data, model or initial weights cannot be had or do not fit.
+    """
+    rule = parse(recipe_text(config))
+    device = runtime.pick_device(config.device)
+    runtime.set_determinism(config.deterministic)
+    runtime.keep_freed_memory()
+    dataset = load_dataset(config.data)
+    parts = split(
+        dataset, val_frac=config.val_frac, label_noise=config.label_noise, limit=config.limit, seed=config.seed
+    )
+    splits = Splits(parts.train.to(device), parts.val.to(device), parts.test.to(device), parts.noisy_labels)
+    augment = dataset.augment if config.augment == "auto" else config.augment
+    loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
+    model_name = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
+    torch.manual_seed(config.seed)
+    model = build_model(model_name, dataset).to(device)
+    if config.init is not None:
+        load_weights(model, Path(config.init))
+    loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
+    _check_outputs(model, dataset, device)
+    probe = next(loader.epoch(0))
+    threads, sentence = runtime.pick_threads(config.threads, model, lambda twin: Supervised(twin, loss), probe, device)
+    base = build_base(config, model.parameters())
+    optimizer = SharpnessAware(
+        model,
+        base,
+        rule,
+        loss=loss,
+        total_steps=config.epochs * len(loader),
+        steps_per_epoch=len(loader),
+        seed=config.seed,
+        rng=config.rng,
+        bn_stats=config.bn_stats,
+        clip=config.clip,
+        accumulate=config.accum,
+        precision=config.amp,
+    )
+    resolved = replace(
+        config,
+        opt=rule.text,
+        rho=None,
+        lr=default_lr(config.base) if config.lr is None else config.lr,
+        model=model_name,
+        augment=cast("Any", augment),
+        device=str(device),
+        threads=str(threads),
+    )
+    return Session(
+        config=resolved,
+        device=device,
+        dataset=dataset,
+        splits=splits,
+        loader=loader,
+        model=model,
+        task=Supervised(model, loss),
+        test_task=Supervised(model, functional.cross_entropy),
+        optimizer=optimizer,
+        scheduler=schedules.attach(base, config, len(loader)),
+        notes=(sentence,),
+    )
+
+
+def load_dataset(name: str) -> Dataset:
+    """Return a data set by name or from the user's function."""
+    if external.is_file_reference(name):
+        function = external.from_file(name)
+        return from_user(_short(name), external.call(function, name))
+    return external.choose(name, DATASETS, "data set")()
+
+
+def build_model(name: str, dataset: Dataset) -> nn.Module:
+    """Return a model by name or from the user's function.
+
+    Raises:
+        InputError: If the user's function returns no module.
+    """
+    if external.is_file_reference(name):
+        function: Callable[..., Any] = external.from_file(name)
+        model = external.call(function, name, dataset.shape, dataset.classes)
+        if not isinstance(model, nn.Module):
+            raise InputError(
+                f"{name} returned {type(model).__name__}, allowed is a torch.nn.Module", "return the model"
+            )
+        return model
+    return external.choose(name, MODELS, "model")(dataset.shape, dataset.classes)
+
+
+def display_name(name: str) -> str:
+    """Return the short form of a data or model name, for the run directory."""
+    return _short(name) if external.is_file_reference(name) else name
+
+
+def _short(reference: str) -> str:
+    path, _, function = reference.rpartition(":")
+    return f"{Path(path).stem}.{function}"
+
+
+def _check_outputs(model: nn.Module, dataset: Dataset, device: torch.device) -> None:
+    """Run the model on two samples, so that a misfit is told before the run starts."""
+    few = Batch(dataset.train.inputs[:2].to(device), None)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs: Tensor = model(few.inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the model does not accept inputs of shape {dataset.shape}: {reason}", "give another --model or --data"
+        ) from error
+    finally:
+        model.train(training)
+    if outputs.dim() != 2 or outputs.shape[1] < dataset.classes:
+        raise InputError(
+            f"the model returns shape {tuple(outputs.shape[1:])} a sample, the data have {dataset.classes} classes",
+            f"return at least {dataset.classes} outputs",
+        )
