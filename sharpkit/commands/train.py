@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.engine.session import Session, build, display_name
+from sharpkit.engine.session import Session, build, display_name, recipe_text
+from sharpkit.errors import UsageError
+from sharpkit.recipes.grammar import parse
 
 ROOT = Path("runs")
+
+_MAY_DIFFER = ("device", "threads")
 
 
 @dataclass(frozen=True)
@@ -96,11 +101,12 @@ def run(
     return _train(fit)
 
 
-def resume(path: Path, *, observer: Observer | None = None) -> TrainResult:
+def resume(path: Path, given: Mapping[str, Any] | None = None, *, observer: Observer | None = None) -> TrainResult:
     """Go on with a run exactly as if it had never stopped.
 
     Args:
         path: The run directory or its checkpoint.
+        given: Options given again; `device` and `threads` may differ from the run's, others must be the same.
         observer: Is told how it goes.
 
     Raises:
@@ -108,7 +114,10 @@ def resume(path: Path, *, observer: Observer | None = None) -> TrainResult:
     """
     run_dir = RunDir(path if path.is_dir() else path.parent)
     content = checkpoint.load(checkpoint.located(path))
-    session = build(stored_config(content, str(path)))
+    config = stored_config(content, str(path))
+    given = given or {}
+    _check_same(config, given)
+    session = build(replace(config, **{key: given[key] for key in _MAY_DIFFER if key in given}))
     fit = Fit(session, run_dir, observer or Quiet())
     fit.restore(content)
     return _train(fit)
@@ -117,6 +126,20 @@ def resume(path: Path, *, observer: Observer | None = None) -> TrainResult:
 def stored_config(content: dict[str, Any], where: str) -> TrainConfig:
     """Return the configuration that a checkpoint was made with, without starting weights."""
     return replace(TrainConfig(**from_mapping(content["config"], where)), init=None)
+
+
+def _check_same(config: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Refuse options that would make the resumed run another one."""
+    stored = to_mapping(config)
+    if "opt" in given or "rho" in given:
+        asked = replace(config, opt=given.get("opt", config.opt.split(":")[0]), rho=given.get("rho"))
+        given = {**given, "opt": parse(recipe_text(asked)).text, "rho": None}
+    for key, value in given.items():
+        if key not in _MAY_DIFFER and value != stored.get(key) and value != "auto":
+            raise UsageError(
+                f"--{key.replace('_', '-')} is {value}, the run was started with {stored.get(key)}",
+                "leave it out: --resume goes on with the run as it is",
+            )
 
 
 def find_resumable(config: TrainConfig, out: Path | None) -> Path | None:

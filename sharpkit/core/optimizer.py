@@ -37,7 +37,8 @@ _ROLES: dict[str, frozenset[Role]] = {
 class StepReport:
     """What one step did. Tensors stay on the device until somebody reads them.
 
-    `gradients` counts gradients of a whole batch; one of some of its samples counts as that part. `sequential` is the part of it that this process computed
+    `gradients` counts gradients of a whole batch; one of some of its samples counts as that part. `sequential`
+    is the part of it that this process computed
     one after the other, `critical` what would remain with one device for every independent gradient.
     """
 

@@ -1,0 +1,110 @@
+"""The program: commands, and the one place where an error becomes a line and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from sharpkit import __version__
+from sharpkit.cli.ls import ls
+from sharpkit.cli.options import with_train_options
+from sharpkit.cli.train import train
+from sharpkit.errors import SharpkitError
+
+app = typer.Typer(
+    name="sharpkit",
+    help="Sharpness-aware training and sharpness diagnostics of neural networks.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(with_train_options(train))
+app.command()(ls)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sharpkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Sharpness-aware training and sharpness diagnostics of neural networks."""
+
+
+def main() -> NoReturn:
+    """Run the program on this process's arguments and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the program and return its exit code.
+
+    0 ok, 1 unexpected, 2 usage, 3 input missing or unfit, 4 diverged, 130 and 143 stopped by a signal, 141 closed pipe.
+
+    Args:
+        arguments: The words after the program's name.
+    """
+    if "--traceback" in arguments:
+        return _call(arguments)
+    try:
+        return _call(arguments)
+    except SharpkitError as error:
+        return _tell(arguments, error.exit_code, error.code, error.message, error.hint)
+    except TyperException as error:
+        return _tell(arguments, error.exit_code, "usage", _one_line(error.format_message()), f"see {_help(arguments)}")
+    except (KeyboardInterrupt, Abort):
+        return _tell(
+            arguments, 130, "interrupted", "stopped before the next checkpoint", "--resume goes on from the last"
+        )
+    except BrokenPipeError:
+        # Whoever read the output is gone; the interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        message = f"{type(error).__name__}: {_one_line(str(error))}"
+        return _tell(arguments, 1, "unexpected", message, "run again with --traceback and report it")
+
+
+def _call(arguments: Sequence[str]) -> int:
+    returned: Any = app(args=list(arguments), standalone_mode=False)
+    sys.stdout.flush()
+    return returned if isinstance(returned, int) else 0
+
+
+def _tell(arguments: Sequence[str], exit_code: int, code: str, message: str, hint: str) -> int:
+    """Write the error as one line to stderr, and as the document to stdout where JSON is wanted."""
+    line = f"sharpkit: {message}; {hint}" if hint else f"sharpkit: {message}"
+    print(line, file=sys.stderr)
+    if "--json" in arguments:
+        command = _command(arguments)
+        error = {"code": code, "message": message, "hint": hint}
+        print(
+            json.dumps({"schema": f"sharpkit.{command}/1", "ok": False, "command": command, "error": error}, indent=2)
+        )
+    return exit_code
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return next((word for word in arguments if not word.startswith("-")), "sharpkit")
+
+
+def _help(arguments: Sequence[str]) -> str:
+    command = _command(arguments)
+    return f"sharpkit {command} --help" if command in ("train", "ls") else "sharpkit --help"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")

@@ -1,0 +1,68 @@
+"""Command-line options derived from a configuration class, so that each is declared once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import typer
+
+from sharpkit.engine.config import kinds, options
+
+PANELS: dict[str, tuple[str, ...]] = {
+    "Optimizer": ("opt", "base", "rho", "lr", "wd", "momentum", "nesterov"),
+    "Data": ("data", "label_noise", "val_frac", "augment", "limit"),
+    "Model": ("model", "init"),
+    "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
+    "Numerics": ("amp", "rng", "bn_stats"),
+    "Run": ("seed", "save_every", "device", "threads", "deterministic"),
+}
+
+
+def flag(name: str) -> str:
+    """Return how an option is written on the command line."""
+    return "--" + name.replace("_", "-")
+
+
+def train_parameters() -> list[inspect.Parameter]:
+    """Return one keyword-only parameter for every option of a training run; None means not given."""
+    types, declared = kinds(), options()
+    panels = {name: panel for panel, names in PANELS.items() for name in names}
+    return [
+        _parameter(name, types[name], declared[name].default, declared[name].metadata, panels[name])
+        for name in declared
+    ]
+
+
+def _parameter(name: str, kind: Any, default: Any, metadata: Mapping[str, Any], panel: str) -> inspect.Parameter:
+    written = flag(name)
+    if kind is bool:
+        written = f"{written}/--no-{name.replace('_', '-')}"
+    shown = metadata["shown"] or ("off" if default is False else str(default))
+    declared = typer.Option(
+        None,
+        written,
+        *metadata["flags"],
+        help=f"{metadata['help'].removesuffix('.')} (default: {shown}).",
+        show_default=False,
+        envvar=f"SHARPKIT_{name.upper()}",
+        show_envvar=False,
+        rich_help_panel=panel,
+    )
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=kind | None)
+
+
+def with_train_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command function the options of a training run in place of its `**given`."""
+    own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    signature = inspect.Signature([*own, *train_parameters()])
+
+    def command(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    command.__name__ = function.__name__
+    command.__doc__ = function.__doc__
+    command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
+    command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    return command

@@ -1,0 +1,74 @@
+"""Where output goes and in which form: a table for a person, tab-separated values for a pipe, JSON on request."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Terminal:
+    """How this call writes.
+
+    Args:
+        json: Whether stdout gets one JSON document.
+        quiet: Whether stderr gets errors only.
+        progress: Whether bars are allowed.
+        color: Whether colour is allowed; NO_COLOR forbids it as well.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    progress: bool = True
+    color: bool = True
+
+    @property
+    def person(self) -> bool:
+        """Whether stdout is read by a person."""
+        return sys.stdout.isatty() and not self.json and not self.quiet
+
+    @property
+    def bars(self) -> bool:
+        """Whether progress bars are drawn."""
+        return self.progress and not self.quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+    def out(self) -> Console:
+        """Return the console on stdout."""
+        return Console(no_color=self._plain, highlight=False)
+
+    def err(self) -> Console:
+        """Return the console on stderr."""
+        return Console(stderr=True, no_color=self._plain, highlight=False)
+
+    @property
+    def _plain(self) -> bool:
+        return not self.color or bool(os.environ.get("NO_COLOR"))
+
+    def say(self, text: str) -> None:
+        """Write one line to stderr, unless quiet."""
+        if not self.quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    def rows(self, header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+        """Write a table to stdout: rich for a person, tab-separated with a header otherwise."""
+        if not self.person:
+            for row in (header, *rows):
+                print("\t".join(cell.replace("\t", " ") for cell in row))
+            return
+        table = Table(title=title or None, title_justify="left", header_style="bold")
+        for name in header:
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self.out().print(table)
+
+
+def pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return a mapping as rows of text."""
+    return [(key, str(value)) for key, value in values.items()]

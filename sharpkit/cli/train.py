@@ -1,0 +1,196 @@
+"""`sharpkit train`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sharpkit.cli.options import flag
+from sharpkit.cli.terminal import Terminal, pairs
+from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from sharpkit.commands.train import TrainResult
+
+_OUTPUT = "Output"
+
+
+def train(
+    *,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE|-", help="Options from a TOML or JSON file.", rich_help_panel=_OUTPUT),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN|auto",
+            help="Go on with a run; auto finds the one of these options, or starts it.",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Run directory (default: runs/<data>-<model>-<opt>-s<seed>).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=_OUTPUT)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Check everything, say what would be done.", rich_help_panel=_OUTPUT)
+    ] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the resolved options as TOML.", rich_help_panel=_OUTPUT)
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the checkpoint's path only.", rich_help_panel=_OUTPUT)
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print all resolved options first.", rich_help_panel=_OUTPUT)
+    ] = False,
+    no_progress: Annotated[
+        bool, typer.Option("--no-progress", help="One line an epoch in place of a bar.", rich_help_panel=_OUTPUT)
+    ] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colour.", rich_help_panel=_OUTPUT)] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error came from.", rich_help_panel=_OUTPUT)
+    ] = False,
+    **given: Any,
+) -> None:
+    """Train one model with one optimizer; on a pipe, print the checkpoint's path.
+
+    Example: sharpkit train --opt sampa --label-noise 0.4
+    """
+    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
+    chosen = {name: value for name, value in given.items() if value is not None}
+    stored = None if config is None else _from_file(config)
+    if dry_run or print_config:
+        _show_plan(TrainConfig(**{**(stored or {}), **chosen}), terminal, print_config)
+        return
+    result = _run(stored, chosen, resume, out, overwrite, verbose, terminal)
+    _render(result, chosen, terminal)
+
+
+def _from_file(name: str) -> dict[str, Any]:
+    from sharpkit.engine.rundir import read_config
+
+    return from_mapping(read_config(Path(name)), name)
+
+
+def _run(
+    stored: dict[str, Any] | None,
+    chosen: dict[str, Any],
+    resume: str | None,
+    out: Path | None,
+    overwrite: bool,
+    verbose: bool,
+    terminal: Terminal,
+) -> TrainResult:
+    from sharpkit.cli.progress import TrainProgress
+    from sharpkit.commands import train as command
+
+    if resume is not None and overwrite:
+        raise UsageError("--resume and --overwrite are both given", "give one of them")
+    if resume not in (None, "auto") and out is not None:
+        raise UsageError("--resume RUN goes on in RUN, and --out is given", "leave --out out")
+    with TrainProgress(terminal) as progress:
+        if resume is not None and resume != "auto":
+            return command.resume(Path(resume), {**(stored or {}), **chosen}, observer=progress)
+        config = TrainConfig(**{**(stored or {}), **chosen})
+        if verbose:
+            progress.note("\n".join(f"{name} = {value}" for name, value in to_mapping(config).items()))
+        found = command.find_resumable(config, out) if resume == "auto" else None
+        if found is not None:
+            return command.resume(found, observer=progress)
+        return command.run(config, out, overwrite=overwrite, observer=progress)
+
+
+def _show_plan(config: TrainConfig, terminal: Terminal, as_config: bool) -> None:
+    import tomli_w
+
+    from sharpkit.commands.train import resolved
+    from sharpkit.engine.rundir import to_json
+
+    final, plan = resolved(config)
+    if terminal.json:
+        document = {
+            "schema": "sharpkit.train/1",
+            "ok": True,
+            "command": "train",
+            "args": to_mapping(final),
+            "plan": plan,
+        }
+        print(to_json(document), end="")
+    elif as_config:
+        print(tomli_w.dumps(to_mapping(final)), end="")
+    else:
+        terminal.rows(("option", "value"), pairs({**to_mapping(final), **plan}), "what would be done")
+
+
+def _render(result: TrainResult, chosen: dict[str, Any], terminal: Terminal) -> None:
+    from sharpkit.engine.rundir import to_json
+
+    for warning in result.warnings:
+        terminal.say(f"warning: {warning}")
+    if terminal.json:
+        print(to_json(result.document()), end="")
+    elif terminal.person:
+        terminal.rows(("result", "value"), _summary(result), f"{result.config['opt']}, seed {result.config['seed']}")
+    else:
+        print(result.checkpoint)
+    terminal.say(f"next: {_next(result, chosen)}")
+
+
+def _summary(result: TrainResult) -> list[tuple[str, str]]:
+    metrics, cost = result.metrics, result.cost
+    steps = cost["steps"]
+    rows = [
+        ("test accuracy", _percent(metrics["test_acc"])),
+        ("validation accuracy", _percent(metrics["val_acc"])),
+        ("training accuracy", _percent(metrics["train_acc"])),
+        ("test loss", f"{metrics['test_loss']:.4f}"),
+        ("steps with perturbation", f"{metrics['pct_sam']:.1f}%"),
+        ("gradients", f"{cost['grads']:g} ({cost['grads'] / steps:.2f} a step)"),
+        ("sequential gradients", _sequential(cost, steps)),
+        ("wall time", f"{cost['wall_s']:.1f} s ({1e3 * cost['wall_s'] / steps:.1f} ms a step)"),
+        ("peak memory", f"{cost['peak_mb']:.0f} MB"),
+        ("checkpoint", result.checkpoint),
+    ]
+    if "best_test_acc" in metrics:
+        best = f"{_percent(metrics['best_test_acc'])} (validation {_percent(metrics['best_val_acc'])})"
+        rows.insert(1, ("test accuracy of best.pt", best))
+    return rows
+
+
+def _sequential(cost: dict[str, float], steps: float) -> str:
+    text = f"{cost['grads_sequential']:g} ({cost['grads_sequential'] / steps:.2f} a step)"
+    if cost["grads_critical"] < cost["grads_sequential"]:
+        text += f"; {cost['grads_critical']:g} with two devices"
+    return text
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}%" if fraction == fraction else "none held out"
+
+
+def _next(result: TrainResult, chosen: dict[str, Any]) -> str:
+    """Return the run to compare this one with: the baseline, or plain SAM after the baseline."""
+    plain = str(result.config["opt"]).split(":")[0] == "sgd"
+    words = ["sharpkit", "train", "--opt", "sam" if plain else "sgd"]
+    for name, value in chosen.items():
+        if name in ("opt", "rho"):
+            continue
+        words += [flag(name)] if value is True else [flag(f"no_{name}")] if value is False else [flag(name), str(value)]
+    return shlex.join(words) + f"  # {'plain SAM' if plain else 'the baseline'} to compare with"
