@@ -1,0 +1,88 @@
+"""Nets, batches and bitwise comparison for the tests of the engine."""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sharpkit import SharpnessAware
+
+
+class Noted(nn.Module):
+    """The identity, noting in `seen` what passes through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+
+    def forward(self, x):
+        self.seen.append(x.detach().clone())
+        return x
+
+
+NETS = {
+    "linear": lambda: [nn.Linear(4, 3)],
+    "mlp": lambda: [nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)],
+    "batch-norm": lambda: [nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)],
+    "dropout": lambda: [nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), Noted(), nn.Linear(6, 3)],
+}
+
+
+def net(kind="mlp", seed=0, dtype=torch.float64) -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(*NETS[kind]()).to(dtype)
+
+
+def batch(size=8, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, 4, generator=generator, dtype=torch.float64).to(dtype)
+    return x, torch.randint(3, (size,), generator=generator)
+
+
+def sharp(rule, model, base=None, **options) -> SharpnessAware:
+    base = base or torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
+    return SharpnessAware(model, base, rule, **{"loss": F.cross_entropy, **options})
+
+
+def weights(model) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def gradient(model, x, y, at=None):
+    """The gradient of the mean cross-entropy, at other weights if asked, by plain autograd on a copy."""
+    model = copy.deepcopy(model)
+    if at is not None:
+        for p, value in zip(model.parameters(), at, strict=True):
+            p.data.copy_(value)
+    return list(torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters())))
+
+
+def joint_norm(tensors) -> float:
+    return float(np.sqrt(sum(float((t.detach().double() ** 2).sum()) for t in tensors)))
+
+
+def trail(model) -> list[list[torch.Tensor]]:
+    """A list that grows by the model's weights at every forward pass."""
+    seen: list[list[torch.Tensor]] = []
+    model.register_forward_pre_hook(lambda module, _: seen.append(weights(module)))
+    return seen
+
+
+def bits(tree):
+    """A nested structure with every tensor replaced by its type, shape and bytes, so that NaN equals NaN."""
+    if isinstance(tree, torch.Tensor):
+        return tree.dtype, tuple(tree.shape), tree.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    if isinstance(tree, Mapping):
+        return {key: bits(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [bits(value) for value in tree]
+    return tree
+
+
+def everything(model, opt):
+    """All state that a step may change, as comparable plain data."""
+    return bits({"model": model.state_dict(), "optimizer": opt.state_dict()})
