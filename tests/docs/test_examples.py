@@ -1,0 +1,139 @@
+"""Every example of the documents runs: Python in this process, commands as a user would type them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sybil import Sybil
+from sybil.document import Document
+from sybil.example import Example
+from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    [ROOT / "README.md", *(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)],
+    key=lambda path: path.relative_to(ROOT),
+)
+
+SECONDS = 60
+"""How long one command may take."""
+
+COMMAND = re.compile(r"(SHARPKIT_[A-Z_]+=\S+ )*(sharpkit|python -m sharpkit)( |$)")
+"""What is run; everything after the name is the shell's."""
+
+INSTALLATIONS = {"pip install .", 'pip install ".[mnist]"', 'pip install ".[test]"', 'pip install -e ".[dev]"'}
+"""What is not run, since it would change the environment that the tests run in."""
+
+LANGUAGES = {"python", "bash", "text", "toml", "json", "console"}
+"""Python and bash are run, the rest is not; another name would let an example escape."""
+
+
+def commands(block: str) -> list[str]:
+    """Return the commands of a block: comments and empty lines left out, continued lines joined."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def refusal(command: str) -> str | None:
+    """Say what is wrong with the form of a command, if anything."""
+    if command in INSTALLATIONS or COMMAND.match(command):
+        return None
+    return f"{command!r} is neither a sharpkit command nor one of the known installations"
+
+
+def run_commands(example: Example) -> str | None:
+    """Run the commands of a bash block in the current directory; return what failed."""
+    for command in commands(str(example.parsed)):
+        if problem := refusal(command):
+            return problem
+        if command in INSTALLATIONS:
+            continue
+        try:
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{command!r} took more than {SECONDS} s"
+        if done.returncode != 0:
+            return f"{command!r} exited with {done.returncode}\n{done.stdout}{done.stderr}"
+    return None
+
+
+EXAMPLES = Sybil(parsers=[PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)])
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory in which `sharpkit` and `python` are those of this interpreter."""
+    tools, workplace = tmp_path / "tools", tmp_path / "work"
+    tools.mkdir()
+    workplace.mkdir()
+    python = shlex.quote(sys.executable)
+    for tool, target in (("sharpkit", f"{python} -m sharpkit"), ("python", python)):
+        script = tools / tool
+        script.write_text(f'#!/bin/sh\nexec {target} "$@"\n')
+        script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    for variable in [v for v in os.environ if v.startswith("SHARPKIT_")]:
+        monkeypatch.delenv(variable)
+    monkeypatch.chdir(workplace)
+    return workplace
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+@pytest.mark.usefixtures("workplace")
+def test_the_examples_of_a_document_run_one_after_the_other(path: Path) -> None:
+    document: Document = EXAMPLES.parse(path)
+    for example in document.examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
+def test_every_code_block_has_a_language_that_says_whether_it_is_run(path: Path) -> None:
+    fences = re.findall(r"^ *(`{3,})(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    opening = [info.strip() for _, info in fences[::2]]
+    assert all(info == "" for _, info in fences[1::2])
+    assert [info for info in opening if info not in LANGUAGES and not info.startswith("{")] == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["rm -rf .", "sharpkitten", "cd /tmp && sharpkit train", "pip install sharpkit", "python train.py", "./sharpkit"],
+)
+def test_another_command_than_ours_is_refused(command: str) -> None:
+    assert refusal(command) is not None
+
+
+@pytest.mark.parametrize(
+    "command", ["sharpkit", "sharpkit train --opt sam", "python -m sharpkit --version", "SHARPKIT_LR=1 sharpkit train"]
+)
+def test_our_commands_are_accepted(command: str) -> None:
+    assert refusal(command) is None
+
+
+def test_continued_lines_are_one_command_and_comments_are_none() -> None:
+    block = "# first\nsharpkit train \\\n--opt sam\n\nsharpkit\n"
+    assert commands(block) == ["sharpkit train  --opt sam", "sharpkit"]
+
+
+def test_a_command_that_fails_fails_the_test(workplace: Path) -> None:
+    page = workplace / "page.md"
+    page.write_text("```bash\nsharpkit no-such-command\n```\n")
+    (example,) = EXAMPLES.parse(page).examples()
+    with pytest.raises(Exception, match="exited with"):
+        example.evaluate()
