@@ -126,7 +126,6 @@ class SharpnessAware:
         number_of_shards(self.rule.shards or 0)
         self.names, self.params = trainable(model, base)
         self.totals = Totals()
-        self._model = model
         self._clip = clip
         self._comm = comm or SingleProcess()
         self._total_steps = total_steps
@@ -150,6 +149,7 @@ class SharpnessAware:
 
     # ------------------------------------------------------------------ the step
 
+    @torch.no_grad()
     def step(self, batch: Any) -> StepReport:
         """Take one step.
 
@@ -162,7 +162,7 @@ class SharpnessAware:
         """
         work = self._work(batch)
         self._oracle.cost, self._oracle.has_gradient = Cost(), [False] * len(self.params)
-        buffers = list(self._model.buffers())
+        buffers = self._oracle.buffers()
         saved = vec.clone(buffers)
         try:
             shards = work.split(self.rule.shards or 1)
@@ -213,8 +213,7 @@ class SharpnessAware:
 
     def _undo(self, buffers: Vec, saved: Vec) -> None:
         """Leave no trace of a step that did not happen; the weights are where they were already."""
-        with torch.no_grad():
-            vec.copy_(buffers, saved)
+        vec.copy_(buffers, saved)
         self._memory.roll_back()
         for p in self.params:
             p.grad = None

@@ -115,7 +115,7 @@ class Oracle:
         self.cost = Cost()
         self.has_gradient = [False] * len(params)
         self._task = task
-        self._model = model
+        self._modules = list(model.modules())
         self._params = list(params)
         self._device = self._params[0].device
         self._comm = comm
@@ -136,7 +136,7 @@ class Oracle:
         Raises:
             UsageError: If a closure is asked for more than the gradient of its own loss.
         """
-        frozen = [] if role in self._update_buffers else list(self._model.buffers())
+        frozen = [] if role in self._update_buffers else self.buffers()
         saved = vec.clone(frozen)
         try:
             with randomness.replayed(self._recorded(work), self._device):
@@ -145,6 +145,11 @@ class Oracle:
                 return self._run_batch(work, objectives)
         finally:
             vec.copy_(frozen, saved)
+
+    def buffers(self) -> Vec:
+        """Return the buffers that the model's modules hold at the moment; the modules are those it was built with."""
+        held = [module._buffers for module in self._modules]  # pyright: ignore[reportPrivateUsage]
+        return [b for buffers in held for b in buffers.values() if b is not None]
 
     def _recorded(self, work: Work) -> RandomState | None:
         """Return the random state to replay; the first evaluation of a batch records it and runs on."""
@@ -164,9 +169,9 @@ class Oracle:
             with torch.set_grad_enabled(bool(objectives)), self._precision.autocast():
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
-                targets = [own if o is None else o(out, piece) for o in objectives]
-            for k, target in enumerate(targets):
-                grads = self._backward(target.sum() / size, keep_graph=k + 1 < len(targets))
+                scalars = [(own if o is None else o(out, piece)).sum() / size for o in objectives]
+            for k, scalar in enumerate(scalars):
+                grads = self._backward(scalar, keep_graph=k + 1 < len(scalars))
                 if k < len(sums):
                     vec.add_(sums[k], grads)
                 else:
@@ -204,7 +209,8 @@ class Oracle:
 
     def _backward(self, loss: Tensor, keep_graph: bool) -> Vec:
         self._clear()
-        scaled = self._precision.scale(loss)
+        with torch.enable_grad():
+            scaled = self._precision.scale(loss)
         scaled.backward(retain_graph=keep_graph)  # pyright: ignore[reportUnknownMemberType]
         return self._take()
 

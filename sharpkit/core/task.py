@@ -75,7 +75,7 @@ class Batch:
     @property
     def size(self) -> int:
         """The number of samples B."""
-        first = next(tensors(self.inputs), None)
+        first = self.inputs if isinstance(self.inputs, Tensor) else next(tensors(self.inputs), None)
         if first is None or first.dim() == 0:
             raise UsageError("a batch needs tensors with samples along the first axis", "give (inputs, targets)")
         return first.shape[0]

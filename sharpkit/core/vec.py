@@ -21,7 +21,10 @@ _LARGE = 16 * _ROW
 
 def clone(v: Sequence[Tensor]) -> Vec:
     """Copy every tensor, detached, in its own memory format."""
-    return [t.detach().clone() for t in v]
+    copies = [torch.empty_like(t, requires_grad=False) for t in v]
+    with torch.no_grad():
+        copy_(copies, v)
+    return copies
 
 
 def copy_(target: Sequence[Tensor], source: Sequence[Tensor]) -> None:
