@@ -198,3 +198,16 @@ def test_several_objectives_from_one_forward_pass():
     g = torch.autograd.grad(loss, list(twin.parameters()))
     agree([a - b for a, b in zip(weights(twin), weights(model), strict=True)], list(g))
     assert (report.forward_samples, report.backward_samples, report.gradients) == (8, 16, 2)
+
+
+def test_a_point_that_is_asked_twice_runs_forward_twice_but_moves_buffers_once():
+    class Hesitant(parts.Climbed):
+        def plain(self, step):
+            assert step.here.forward().loss.dim() == 0
+            return step.here.grad
+
+    model, twin = net("batch-norm"), net("batch-norm")
+    report = sharp(Rule("hesitant", gate=parts.Never(), descent=Hesitant()), model).step(batch())
+    sharp("sgd", twin).step(batch())
+    assert bits(model.state_dict()) == bits(twin.state_dict())
+    assert (report.forward_samples, report.backward_samples) == (16, 8)

@@ -170,6 +170,17 @@ def test_a_closure_without_backward_is_refused():
     assert bits(weights(model)) == bits(before)
 
 
+@pytest.mark.parametrize("rule", ["sgd", "sam", "sampa"])
+def test_a_step_inside_no_grad_is_a_step(rule):
+    model, twin = net(), net()
+    opt, other = sharp(rule, model), sharp(rule, twin)
+    for t in range(2):
+        with torch.no_grad():
+            opt.step(batch(seed=t))
+        other.step(batch(seed=t))
+    assert bits(weights(model)) == bits(weights(twin))
+
+
 def test_the_second_gradient_does_not_contain_the_first():
     """Plain SGD, so that the step is lr times the gradient at the perturbed point alone."""
     model = net()
