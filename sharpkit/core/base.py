@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,25 @@ def trainable(model: nn.Module, base: Optimizer) -> tuple[list[str], list[Tensor
     return [name for name, _ in found.values()], [p for _, p in found.values()]
 
 
-def look_ahead(base: Optimizer, params: Sequence[Tensor], direction: Vec, how: LookAhead) -> Vec:
+def check_unchanged(base: Optimizer, params: Sequence[Tensor]) -> None:
+    """Refuse parameters that became trainable, or were added, after the optimizer was built.
+
+    Raises:
+        UsageError: If the base optimizer holds trainable parameters that are not in `params`.
+    """
+    held = sum(p.requires_grad for group in base.param_groups for p in group["params"])
+    known = sum(p.requires_grad for p in params)
+    if held != known:
+        raise UsageError(
+            f"the base optimizer holds {held} trainable tensors, {known} of which were trainable when SharpnessAware "
+            "was built",
+            "build it anew after unfreezing or adding parameters",
+        )
+
+
+def look_ahead(
+    base: Optimizer, params: Sequence[Tensor], direction: Vec, how: LookAhead, reached: Sequence[bool] | None = None
+) -> Vec:
     """Return y - w, where y is where the base optimizer would step from w with `direction` as its gradient.
 
     Momentum, Nesterov, weight decay, moments and the current learning rates are those of the base optimizer; neither
@@ -76,7 +94,9 @@ def look_ahead(base: Optimizer, params: Sequence[Tensor], direction: Vec, how: L
         base: Any torch optimizer.
         params: The parameters that `direction` is aligned with.
         direction: Taken for the gradient.
-        how: `peek` runs the optimizer's own step on a ghost of its state, `plain` is -lr * direction.
+        how: `peek` runs the optimizer's own step on a ghost of its state, `plain` is -lr * direction. An optimizer
+            that keeps tensors outside `state` and `param_groups` must be looked ahead with `plain`.
+        reached: Which parameters have a gradient at all; a real step leaves the others alone. None is all.
     """
     if how == "plain":
         rates = {p: float(group["lr"]) for group in base.param_groups for p in group["params"]}
@@ -84,11 +104,11 @@ def look_ahead(base: Optimizer, params: Sequence[Tensor], direction: Vec, how: L
     ghost = _ghost(base)
 
     def run(before: Vec) -> Vec:
-        for p, d in zip(params, direction, strict=True):
-            p.grad = d.clone()
+        for i, (p, d) in enumerate(zip(params, vec.clone(direction), strict=True)):
+            p.grad = d if reached is None or reached[i] else None
         try:
             with torch.no_grad():
-                type(ghost).step(ghost)
+                _unhooked_step(ghost)
                 return vec.sub(params, before)
         finally:
             for p in params:
@@ -105,10 +125,16 @@ def _ghost(base: Optimizer) -> Any:
     """
     ghost: Any = object.__new__(type(base))
     ghost.__dict__.update(base.__dict__)
-    ghost.__dict__.pop("step", None)  # learning-rate schedulers bind a counting step to the real instance
     for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
         setattr(ghost, hooks, OrderedDict())
     ghost.param_groups = [dict(group) for group in base.param_groups]
     state = {p: map_tensors(torch.clone, values) for p, values in base.state.items()}
     ghost.state = defaultdict(dict, state)
     return ghost
+
+
+def _unhooked_step(ghost: Any) -> None:
+    """Call the class's own step, past the counting step that schedulers bind to an instance and past global hooks."""
+    kind = cast("Any", type(ghost))
+    hooked = getattr(kind.step, "hooked", False)
+    (kind.step.__wrapped__ if hooked else kind.step)(ghost)

@@ -31,7 +31,9 @@ class Memory:
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a value, or the default where there is none."""
-        return self.get(key, default)
+        if key in self._staged:
+            return self._staged[key]
+        return self._kept.get(key, default)
 
     def commit(self) -> None:
         """Keep what has been written since the last commit."""

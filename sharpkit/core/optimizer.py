@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast, get_args
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpkit.core import vec
-from sharpkit.core.base import check_base, trainable
+from sharpkit.core.base import check_base, check_unchanged, trainable
+from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm, SingleProcess
 from sharpkit.core.memory import Memory, ShardMemory
 from sharpkit.core.oracle import Closure, Cost, Oracle, Replay, Role, Work
@@ -75,7 +77,8 @@ class SharpnessAware:
     far and in which metric (shape)? which samples does the second gradient see (rows)? which gradient is handed on
     (descent)? The answers add up over the shards of the batch; the sum is clipped and the base optimizer steps with it.
 
-    A step that raises, or is interrupted, leaves weights, buffers and memory as they were before it.
+    A step that raises or is interrupted before the base optimizer moves leaves weights, buffers, memory and the rule's
+    random stream as they were.
 
     Args:
         model: The module that is trained; its buffers change in the clean pass only.
@@ -118,6 +121,8 @@ class SharpnessAware:
             raise UsageError(f"bn_stats is {bn_stats!r}, allowed are {allowed}", "use clean")
         if clip is not None:
             check_range("clip", clip, 0, open_low=True)
+        if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"rule is {type(rule).__name__}, allowed are a recipe string and a Rule", "use 'sam'")
         check_base(base)
         self.base = base
         self.rule = rule.complete(
@@ -126,6 +131,7 @@ class SharpnessAware:
         number_of_shards(self.rule.shards or 0)
         self.names, self.params = trainable(model, base)
         self.totals = Totals()
+        self._model = model
         self._clip = clip
         self._comm = comm or SingleProcess()
         self._total_steps = total_steps
@@ -145,7 +151,8 @@ class SharpnessAware:
             update_buffers=_ROLES[bn_stats],
         )
         self._around = Surroundings(self.params, self.names, base, self._oracle, self._generator)
-        self._check_needs({"total_steps": total_steps, "steps_per_epoch": steps_per_epoch})
+        whole = None if (self.rule.shards or 1) > 1 else True
+        self._check_needs({"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "whole_batch": whole})
 
     # ------------------------------------------------------------------ the step
 
@@ -161,23 +168,26 @@ class SharpnessAware:
             UsageError: If the rule needs more than was given.
         """
         work = self._work(batch)
-        self._oracle.cost, self._oracle.has_gradient = Cost(), [False] * len(self.params)
-        buffers = self._oracle.buffers()
-        saved = vec.clone(buffers)
+        check_unchanged(self.base, self.params)
+        self._oracle.cost, self._oracle.reached = Cost(), [False] * len(self.params)
+        self._precision.forget()
+        before = Buffers.of(self._model), self._generator.get_state()
         try:
             shards = work.split(self.rule.shards or 1)
             shares = [shard.size / work.size for shard in shards]
             steps = [Step(self._around, s, ShardMemory(self._memory, i), self.clock, i) for i, s in enumerate(shards)]
             update, perturbed = _weighted([self._direction(step) for step in steps], shares)
+            for step in steps:
+                step.clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
             dropped = self._precision.scaled and self._overflowed()
             if not dropped:
                 self._move(update)
                 self._memory.commit()
         except BaseException:
-            self._undo(buffers, saved)
+            self._undo(*before)
             raise
         if dropped:
-            self._undo(buffers, saved)
+            self._undo(*before)
         self._precision.finish(dropped)
         return self._report(steps, shares, perturbed, dropped)
 
@@ -199,7 +209,7 @@ class SharpnessAware:
 
     def _move(self, update: Vec) -> None:
         """Clip the update and let the base optimizer step with it."""
-        for p, g, has in zip(self.params, update, self._oracle.has_gradient, strict=True):
+        for p, g, has in zip(self.params, update, self._oracle.reached, strict=True):
             p.grad = g if has else None
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self.params, self._clip)
@@ -211,9 +221,10 @@ class SharpnessAware:
         self._comm.any_(overflow)
         return bool(overflow)
 
-    def _undo(self, buffers: Vec, saved: Vec) -> None:
+    def _undo(self, buffers: Buffers, generator: Tensor) -> None:
         """Leave no trace of a step that did not happen; the weights are where they were already."""
-        vec.copy_(buffers, saved)
+        buffers.put_back()
+        self._generator.set_state(generator)
         self._memory.roll_back()
         for p in self.params:
             p.grad = None
@@ -270,7 +281,7 @@ class SharpnessAware:
                 f"the optimizer state is of rule {state.get('rule')!r}, this optimizer's rule is {self.rule.name!r}",
                 "build the optimizer with the rule that was saved",
             )
-        self.base.load_state_dict(state["base"])
+        self.base.load_state_dict(copy.deepcopy(state["base"]))  # torch would share the tensors with `state`
         self._memory.load_state_dict(state["memory"], self.params[0].device)
         self._precision.load_state_dict(state["precision"])
         self._generator.set_state(state["generator"].cpu())
@@ -279,8 +290,12 @@ class SharpnessAware:
         self._tallies = {name: torch.tensor(count, device=device) for name, count in state["tallies"].items()}
 
     def _work(self, given: Any) -> Work:
+        if given is None:
+            raise UsageError("step() was given nothing", "call opt.step((inputs, targets)), or opt.step(closure)")
         work: Work = Closure(cast("Callable[[], Tensor]", given)) if callable(given) else Batch.of(given)
         batch = work if isinstance(work, Batch) else None
+        if work.size == 0:
+            raise UsageError("the batch is empty, allowed is 1 sample or more", "leave empty batches out")
         self._check_needs({"batch": batch, "indices": None if batch is None else batch.indices})
         return work
 
@@ -294,7 +309,6 @@ class SharpnessAware:
         clean = [step.clean for step in steps]
         outputs = [point.outputs for point in clean]
         seen = [out for out in outputs if out is not None]
-        notes = [step.notes for step in steps]
         report = StepReport(
             loss=torch.stack([point.loss * share for point, share in zip(clean, shares, strict=True)]).sum(),
             perturbed=perturbed,
@@ -305,7 +319,7 @@ class SharpnessAware:
             sequential=cost.gradients,
             critical=cost.gradients - sum(step.overlap for step in steps),
             outputs=torch.cat(seen) if len(seen) == len(clean) else None,
-            notes={name: torch.stack([n[name] for n in notes]).mean() for name in notes[0]},
+            notes=_mean_notes(steps),
         )
         self._add_up(report, steps)
         return report
@@ -328,9 +342,19 @@ class SharpnessAware:
 _REMEDIES = {
     "batch": "call opt.step((inputs, targets)) instead of opt.step(closure)",
     "indices": "call opt.step((inputs, targets, indices)) with stable sample numbers",
+    "whole_batch": "use shards=1",
     "total_steps": "give SharpnessAware(..., total_steps=...)",
     "steps_per_epoch": "give SharpnessAware(..., steps_per_epoch=...)",
 }
+
+
+def _mean_notes(steps: list[Step]) -> dict[str, Tensor]:
+    """Return every note, averaged over the shards that took it."""
+    taken: dict[str, list[Tensor]] = {}
+    for step in steps:
+        for name, value in step.notes.items():
+            taken.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in taken.items()}
 
 
 def _weighted(directions: list[tuple[Vec, bool]], shares: list[float]) -> tuple[Vec, bool]:

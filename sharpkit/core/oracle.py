@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpkit.core import randomness, vec
+from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import RandomState
@@ -62,6 +63,7 @@ class Evaluation:
     losses: Tensor | None  # (B,) per-sample task losses, detached; None from a closure
     outputs: Tensor | None  # (B, ...) model outputs, detached; None from a closure
     grads: list[Vec] = field(default_factory=list[Vec])  # one a requested objective
+    reached: Sequence[bool] = ()  # whether a backward pass reached each parameter; where not, its gradient is zero
 
 
 Work = Batch | Closure
@@ -113,9 +115,9 @@ class Oracle:
         if replay not in get_args(Replay):
             raise UsageError(f"rng is {replay!r}, allowed are {', '.join(get_args(Replay))}", "use same")
         self.cost = Cost()
-        self.has_gradient = [False] * len(params)
+        self.reached = [False] * len(params)
         self._task = task
-        self._modules = list(model.modules())
+        self._model = model
         self._params = list(params)
         self._device = self._params[0].device
         self._comm = comm
@@ -136,20 +138,15 @@ class Oracle:
         Raises:
             UsageError: If a closure is asked for more than the gradient of its own loss.
         """
-        frozen = [] if role in self._update_buffers else self.buffers()
-        saved = vec.clone(frozen)
+        frozen = None if role in self._update_buffers else Buffers.of(self._model)
         try:
             with randomness.replayed(self._recorded(work), self._device):
                 if isinstance(work, Closure):
                     return self._run_closure(work, objectives)
                 return self._run_batch(work, objectives)
         finally:
-            vec.copy_(frozen, saved)
-
-    def buffers(self) -> Vec:
-        """Return the buffers that the model's modules hold at the moment; the modules are those it was built with."""
-        held = [module._buffers for module in self._modules]  # pyright: ignore[reportPrivateUsage]
-        return [b for buffers in held for b in buffers.values() if b is not None]
+            if frozen is not None:
+                frozen.put_back()
 
     def _recorded(self, work: Work) -> RandomState | None:
         """Return the random state to replay; the first evaluation of a batch records it and runs on."""
@@ -165,13 +162,14 @@ class Oracle:
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
         sums: list[Vec] = []
+        reached = [False] * len(self._params)
         for piece in batch.split(min(self._accumulate, size)):
             with torch.set_grad_enabled(bool(objectives)), self._precision.autocast():
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
                 scalars = [(own if o is None else o(out, piece)).sum() / size for o in objectives]
             for k, scalar in enumerate(scalars):
-                grads = self._backward(scalar, keep_graph=k + 1 < len(scalars))
+                grads = self._backward(scalar, k + 1 < len(scalars), reached)
                 if k < len(sums):
                     vec.add_(sums[k], grads)
                 else:
@@ -183,7 +181,7 @@ class Oracle:
             self._settle(grads)
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
         whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return Evaluation(joined.mean(), joined, whole, sums)
+        return Evaluation(joined.mean(), joined, whole, sums, reached)
 
     def _run_closure(self, closure: Closure, objectives: Sequence[Objective | None]) -> Evaluation:
         if list(objectives) != [None]:
@@ -191,42 +189,50 @@ class Oracle:
                 "a closure gives only the gradient of its own loss, and this rule needs more",
                 "call opt.step((inputs, targets))",
             )
-        if self._precision.scaled:
-            raise UsageError("a closure cannot be scaled for fp16", "call opt.step((inputs, targets)), or use bf16")
+        if self._precision.mode != "off":
+            raise UsageError(
+                f"a closure cannot be run in {self._precision.mode}",
+                "call opt.step((inputs, targets)), or precision='off'",
+            )
         self._clear()
         with torch.enable_grad():
             returned = closure.function()
+        if returned is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise UsageError("the closure returned None, allowed is the mean loss", "end it with return loss")
         loss = torch.as_tensor(returned, device=self._device).detach()
         if all(p.grad is None for p in self._params):
             raise UsageError(
                 "the closure left no gradient in any trainable parameter",
                 "it must call loss.backward() and return the loss",
             )
-        grads = self._take()
+        reached = [False] * len(self._params)
+        grads = self._take(reached)
         self.cost.add(closure, 1)
         self._settle(grads)
-        return Evaluation(loss, None, None, [grads])
+        return Evaluation(loss, None, None, [grads], reached)
 
-    def _backward(self, loss: Tensor, keep_graph: bool) -> Vec:
+    def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool]) -> Vec:
         self._clear()
+        wanted = [p for p in self._params if p.requires_grad]
         with torch.enable_grad():
             scaled = self._precision.scale(loss)
-        scaled.backward(retain_graph=keep_graph)  # pyright: ignore[reportUnknownMemberType]
-        return self._take()
+        # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.
+        scaled.backward(retain_graph=keep_graph, inputs=wanted)  # pyright: ignore[reportUnknownMemberType]
+        return self._take(reached)
 
     def _clear(self) -> None:
         for p in self._params:
             p.grad = None
 
-    def _take(self) -> Vec:
-        """Take the gradients off the parameters, zeros where there is none."""
+    def _take(self, reached: list[bool]) -> Vec:
+        """Take the gradients off the parameters, zeros where there is none, and note where there is one."""
         grads: Vec = []
         for i, p in enumerate(self._params):
             grad, p.grad = p.grad, None
             if grad is None:
                 grad = torch.zeros_like(p, requires_grad=False)
             else:
-                self.has_gradient[i] = True
+                self.reached[i] = reached[i] = True
             grads.append(grad)
         return grads
 

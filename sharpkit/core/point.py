@@ -132,6 +132,11 @@ class Point:
         """The model's outputs, (B, ...), detached; None from a closure."""
         return self._seen().outputs
 
+    @property
+    def reached(self) -> Sequence[bool]:
+        """Whether the gradient reached each parameter; where not, it is zero and the parameter took no part."""
+        return self._seen().reached
+
     def _seen(self) -> Evaluation:
         if self._evaluation is None:
             self.gradients(None)

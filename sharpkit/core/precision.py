@@ -71,11 +71,16 @@ class Precision:
         """Whether a gradient of this step was not finite, a 0-dim boolean on the device."""
         return self._overflow
 
+    def forget(self) -> None:
+        """Start a step, or give one up: no pass has overflowed."""
+        if self.scaled:
+            self._overflow.zero_()
+
     def finish(self, dropped: bool) -> None:
         """Adapt the scale after a step."""
         if not self.scaled:
             return
-        self._overflow.zero_()
+        self.forget()
         self._good_steps = 0 if dropped else self._good_steps + 1
         if dropped:
             self._scale.mul_(0.5)

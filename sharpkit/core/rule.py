@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from sharpkit.core.point import Point
     from sharpkit.core.step import Step
 
-Need = Literal["batch", "indices", "total_steps", "steps_per_epoch"]
-"""What a part cannot do without: the batch itself (not a closure), sample indices, the clock's ends."""
+Need = Literal["batch", "indices", "whole_batch", "total_steps", "steps_per_epoch"]
+"""What a part cannot do without: the batch itself (not a closure), sample indices, a single shard, the clock's ends."""
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class Clock:
 
     @property
     def progress(self) -> float:
-        """T / T, from 0 to just under 1."""
+        """The fraction of the run that is done, from 0 to just under 1."""
         if self.total_steps is None:
             raise UsageError("the rule needs total_steps", "give SharpnessAware(..., total_steps=...)")
         return self.step / self.total_steps
@@ -111,9 +111,15 @@ class Step:
             costs.append(self._around.oracle.cost.gradients - before)
         self.overlap += sum(costs) - max(costs)
 
-    def look_ahead(self, direction: Vec, how: LookAhead = "peek") -> Vec:
-        """Return y - w, where y is where the base optimizer would step from w along `direction`."""
-        return look_ahead(self._around.base, self.params, direction, how)
+    def look_ahead(self, direction: Vec, how: LookAhead = "peek", reached: Sequence[bool] | None = None) -> Vec:
+        """Return y - w, where y is where the base optimizer would step from w along `direction`.
+
+        Args:
+            direction: Taken for the gradient.
+            how: The base optimizer's own step, or plain gradient descent.
+            reached: Which parameters `direction` has a gradient for; None is all.
+        """
+        return look_ahead(self._around.base, self.params, direction, how, reached)
 
     def batch(self) -> Batch:
         """Return this step's batch.

@@ -91,7 +91,7 @@ def norm(v: Sequence[Tensor]) -> Tensor:
     home = v[0].device
     pieces: Vec = []
     for t in v:
-        if t.device.type == "cpu" and t.dtype == torch.float32 and t.numel() >= _LARGE:
+        if t.device.type == "cpu" and t.dtype != torch.float64 and t.numel() >= _LARGE:
             pieces += _row_norms(t)
         else:
             pieces.append(t)
@@ -143,5 +143,5 @@ def _row_norms(t: Tensor) -> Vec:
         t = t.permute(0, 2, 3, 1)
     flat = t.reshape(-1)
     whole = flat.numel() - flat.numel() % _ROW
-    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1)
+    rows: Tensor = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=torch.float32)
     return [rows, flat[whole:]] if whole < flat.numel() else [rows]

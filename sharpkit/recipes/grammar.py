@@ -51,7 +51,11 @@ def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> 
             raise UsageError(f"unknown optimizer {name!r} in {text!r}", _allowed(name, table))
         if names.count(name) > 1:
             raise UsageError(f"{name} is named twice in {text!r}", "name each recipe once")
-    given = dict(_assignment(item, text) for item in assignments)
+    given: dict[str, str] = {}
+    for key, raw in (_assignment(item, text) for item in assignments):
+        if key in given:
+            raise UsageError(f"{key} is given twice in {text!r}", "give it once")
+        given[key] = raw
     known = {name: parameters(table[name]) for name in names}
     for key in given:
         if not any(key in own for own in known.values()):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+
 from sharpkit.core import vec
 from sharpkit.core.base import LookAhead
 from sharpkit.core.oracle import Work
@@ -17,6 +19,7 @@ from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range
 
 _GRADIENT = "sampa.q"
+_REACHED = "sampa.reached"
 _BATCH = "sampa.batch"
 
 
@@ -58,25 +61,30 @@ class Optimistic(Descent):
 
     lam: float
     y_step: LookAhead
-    needs: ClassVar[frozenset[Need]] = frozenset({"batch"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "whole_batch"})
 
     def __post_init__(self) -> None:
         check_range("lam", self.lam, 0, 1)
 
     def perturbed(self, step: Step, there: Point) -> Vec:
         """Evaluate h and the next q, store q and the batch, and return their combination."""
-        y = step.at(step.look_ahead(step.memory[_GRADIENT], self.y_step), clean=True)
+        ahead = step.look_ahead(step.memory[_GRADIENT], self.y_step, step.memory[_REACHED])
+        y = step.at(ahead, clean=True)
         step.together(there, y)
-        self._remember(step, y.grad)
-        return vec.lerp(there.grad, y.grad, self.lam)
+        self._remember(step, y, y.grad)
+        return vec.lerp(there.grad, y.grad, self.lam) if self.lam else there.grad
 
     def plain(self, step: Step) -> Vec:
         """Take the very first step with q_1 = grad L(B_0; w_0)."""
-        self._remember(step, vec.clone(step.here.grad))
+        self._remember(step, step.here, vec.clone(step.here.grad))
         return step.here.grad
 
-    def _remember(self, step: Step, q: Vec) -> None:
-        step.memory[_GRADIENT] = q
+    def _remember(self, step: Step, point: Point, q: Vec) -> None:
+        # A q that is not finite would make y, hence every later q, not finite; zero is one step without perturbation.
+        finite = torch.isfinite(vec.norm(q))
+        step.tally("nonfinite_norm", ~finite)
+        step.memory[_GRADIENT] = vec.keep_if(finite, q)
+        step.memory[_REACHED] = list(point.reached)
         step.memory[_BATCH] = step.batch().pack()
 
 

@@ -162,11 +162,11 @@ def test_accumulation_overflows_as_one_step():
     assert bits(model.state_dict()) == before
 
 
-def test_a_closure_cannot_be_scaled_and_modes_are_named():
+def test_a_closure_cannot_be_mixed_and_modes_are_named():
     model = net(dtype=torch.float32)
     opt = sharp("sam", model, precision="fp16")
     before = everything(model, opt)
-    with pytest.raises(UsageError, match="a closure cannot be scaled for fp16"):
+    with pytest.raises(UsageError, match="a closure cannot be run in fp16"):
         opt.step(lambda: F.cross_entropy(model(narrow()[0]), narrow()[1]))
     assert everything(model, opt) == before
     with pytest.raises(UsageError, match="precision is 'half', allowed are off, bf16, fp16"):

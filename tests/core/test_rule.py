@@ -107,8 +107,8 @@ def test_a_rule_that_never_perturbs_unites_with_none_that_would(name):
 
 
 def test_needs_come_from_the_parts():
-    assert sampa().needs() == {"batch"}
-    assert (sampa() + asam()).needs() == {"batch"}
+    assert sampa().needs() == {"batch", "whole_batch"}
+    assert (sampa() + asam()).needs() == {"batch", "whole_batch"}
     assert sam().needs() == asam().needs() == sgd().needs() == set()
 
 

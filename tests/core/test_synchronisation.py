@@ -52,8 +52,9 @@ def test_a_step_reads_nothing_back(rule, options, monkeypatch):
     assert reads(rule, **options) == []
 
 
-@pytest.mark.parametrize(("rule", "expected"), [("sgd", 0), ("sam", 4), ("asam", 4), ("sampa", 3)])
-def test_on_the_cpu_each_perturbation_reads_one_boolean(rule, expected):
+@pytest.mark.parametrize(("rule", "expected"), [("sgd", 0), ("sam", 4), ("asam", 4), ("sampa", 7)])
+def test_on_the_cpu_each_checked_norm_is_read_once(rule, expected):
+    """Four steps: SAM checks what it climbs in each, SAMPa also what it stores, and does not climb in the first."""
     assert len(reads(rule)) == expected
 
 
