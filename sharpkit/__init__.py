@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sharpkit.core.optimizer import StepReport as StepReport
+    from sharpkit.core.report import StepReport as StepReport
     from sharpkit.core.rule import Rule as Rule
     from sharpkit.core.task import Batch as Batch
     from sharpkit.core.task import Supervised as Supervised
@@ -25,7 +25,7 @@ _HOMES = {
     "RECIPES": "sharpkit.recipes",
     "Rule": "sharpkit.core.rule",
     "SharpnessAware": "sharpkit.recipes.optimizer",
-    "StepReport": "sharpkit.core.optimizer",
+    "StepReport": "sharpkit.core.report",
     "Supervised": "sharpkit.core.task",
     "Task": "sharpkit.core.task",
     "parse": "sharpkit.recipes.grammar",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -19,6 +19,7 @@ from sharpkit.core.memory import Memory, ShardMemory
 from sharpkit.core.oracle import Closure, Cost, Oracle, Replay, Role, Work
 from sharpkit.core.parts import Always, Climbed, Constant, Gradient, SameBatch, number_of_shards
 from sharpkit.core.precision import Mode, Precision
+from sharpkit.core.report import StepReport, Totals, report_of
 from sharpkit.core.rule import Rule
 from sharpkit.core.shape import perturbation
 from sharpkit.core.step import Clock, Step, Surroundings
@@ -33,41 +34,6 @@ _ROLES: dict[str, frozenset[Role]] = {
     "perturbed": frozenset({"perturbed"}),
     "both": frozenset({"clean", "perturbed"}),
 }
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What one step did. Tensors stay on the device until somebody reads them.
-
-    `gradients` counts gradients of a whole batch; one of some of its samples counts as that part. `sequential`
-    is the part of it that this process computed
-    one after the other, `critical` what would remain with one device for every independent gradient.
-    """
-
-    loss: Tensor  # () clean mean loss of the batch
-    perturbed: bool
-    dropped: bool  # fp16 overflowed and the step was not taken
-    forward_samples: int
-    backward_samples: int
-    gradients: float
-    sequential: float
-    critical: float
-    outputs: Tensor | None = None  # (B, ...) of the clean pass; None from a closure
-    notes: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # name -> ()
-
-
-@dataclass
-class Totals:
-    """Host-side sums over all steps."""
-
-    steps: int = 0
-    perturbed: int = 0
-    dropped: int = 0
-    forward_samples: int = 0
-    backward_samples: int = 0
-    gradients: float = 0.0
-    sequential: float = 0.0
-    critical: float = 0.0
 
 
 class SharpnessAware:
@@ -189,7 +155,12 @@ class SharpnessAware:
         if dropped:
             self._undo(*before)
         self._precision.finish(dropped)
-        return self._report(steps, shares, perturbed, dropped)
+        report = report_of(steps, shares, self._oracle.cost, perturbed=perturbed, dropped=dropped)
+        self.totals.add(report)
+        for step in steps:
+            for name, count in step.tallies.items():
+                self._tallies[name] = self._tallies[name] + count if name in self._tallies else count
+        return report
 
     def _direction(self, step: Step) -> tuple[Vec, bool]:
         """Ask the gate, the ascent, the shape and the descent, in that order."""
@@ -304,40 +275,6 @@ class SharpnessAware:
             if need in given and given[need] is None:
                 raise UsageError(f"the rule {self.rule.name} needs {need}, which was not given", _REMEDIES[need])
 
-    def _report(self, steps: list[Step], shares: list[float], perturbed: bool, dropped: bool) -> StepReport:
-        cost = self._oracle.cost
-        clean = [step.clean for step in steps]
-        outputs = [point.outputs for point in clean]
-        seen = [out for out in outputs if out is not None]
-        report = StepReport(
-            loss=torch.stack([point.loss * share for point, share in zip(clean, shares, strict=True)]).sum(),
-            perturbed=perturbed,
-            dropped=dropped,
-            forward_samples=cost.forward,
-            backward_samples=cost.backward,
-            gradients=cost.gradients,
-            sequential=cost.gradients,
-            critical=cost.gradients - sum(step.overlap for step in steps),
-            outputs=torch.cat(seen) if len(seen) == len(clean) else None,
-            notes=_mean_notes(steps),
-        )
-        self._add_up(report, steps)
-        return report
-
-    def _add_up(self, report: StepReport, steps: list[Step]) -> None:
-        totals = self.totals
-        totals.steps += 1
-        totals.perturbed += report.perturbed
-        totals.dropped += report.dropped
-        totals.forward_samples += report.forward_samples
-        totals.backward_samples += report.backward_samples
-        totals.gradients += report.gradients
-        totals.sequential += report.sequential
-        totals.critical += report.critical
-        for step in steps:
-            for name, count in step.tallies.items():
-                self._tallies[name] = self._tallies[name] + count if name in self._tallies else count
-
 
 _REMEDIES = {
     "batch": "call opt.step((inputs, targets)) instead of opt.step(closure)",
@@ -346,15 +283,6 @@ _REMEDIES = {
     "total_steps": "give SharpnessAware(..., total_steps=...)",
     "steps_per_epoch": "give SharpnessAware(..., steps_per_epoch=...)",
 }
-
-
-def _mean_notes(steps: list[Step]) -> dict[str, Tensor]:
-    """Return every note, averaged over the shards that took it."""
-    taken: dict[str, list[Tensor]] = {}
-    for step in steps:
-        for name, value in step.notes.items():
-            taken.setdefault(name, []).append(value)
-    return {name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in taken.items()}
 
 
 def _weighted(directions: list[tuple[Vec, bool]], shares: list[float]) -> tuple[Vec, bool]:

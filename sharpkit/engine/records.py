@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from sharpkit.core.optimizer import StepReport
+from sharpkit.core.report import StepReport
 from sharpkit.core.task import Batch
 
 

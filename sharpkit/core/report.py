@@ -1,0 +1,96 @@
+"""What a step did, and the sums over all steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from sharpkit.core.oracle import Cost
+from sharpkit.core.step import Step
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. Tensors stay on the device until somebody reads them.
+
+    `gradients` counts gradients of a whole batch; one of some of its samples counts as that part. `sequential`
+    is the part of it that this process computed
+    one after the other, `critical` what would remain with one device for every independent gradient.
+    """
+
+    loss: Tensor  # () clean mean loss of the batch
+    perturbed: bool
+    dropped: bool  # fp16 overflowed and the step was not taken
+    forward_samples: int
+    backward_samples: int
+    gradients: float
+    sequential: float
+    critical: float
+    outputs: Tensor | None = None  # (B, ...) of the clean pass; None from a closure
+    notes: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # name -> ()
+
+
+@dataclass
+class Totals:
+    """Host-side sums over all steps."""
+
+    steps: int = 0
+    perturbed: int = 0
+    dropped: int = 0
+    forward_samples: int = 0
+    backward_samples: int = 0
+    gradients: float = 0.0
+    sequential: float = 0.0
+    critical: float = 0.0
+
+    def add(self, report: StepReport) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.perturbed += report.perturbed
+        self.dropped += report.dropped
+        self.forward_samples += report.forward_samples
+        self.backward_samples += report.backward_samples
+        self.gradients += report.gradients
+        self.sequential += report.sequential
+        self.critical += report.critical
+
+
+def report_of(
+    steps: Sequence[Step], shares: Sequence[float], cost: Cost, *, perturbed: bool, dropped: bool
+) -> StepReport:
+    """Return the report of a step from its shards and what they cost together.
+
+    Args:
+        steps: One a shard; the clean point of each has been evaluated.
+        shares: Each shard's part of the batch.
+        cost: Of all shards.
+        perturbed: Whether any shard was perturbed.
+        dropped: Whether the step was not taken.
+    """
+    clean = [step.clean for step in steps]
+    outputs = [point.outputs for point in clean]
+    seen = [out for out in outputs if out is not None]
+    return StepReport(
+        loss=torch.stack([point.loss * share for point, share in zip(clean, shares, strict=True)]).sum(),
+        perturbed=perturbed,
+        dropped=dropped,
+        forward_samples=cost.forward,
+        backward_samples=cost.backward,
+        gradients=cost.gradients,
+        sequential=cost.gradients,
+        critical=cost.gradients - sum(step.overlap for step in steps),
+        outputs=torch.cat(seen) if len(seen) == len(clean) else None,
+        notes=_mean_notes(steps),
+    )
+
+
+def _mean_notes(steps: Sequence[Step]) -> dict[str, Tensor]:
+    """Return every note, averaged over the shards that took it."""
+    taken: dict[str, list[Tensor]] = {}
+    for step in steps:
+        for name, value in step.notes.items():
+            taken.setdefault(name, []).append(value)
+    return {name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in taken.items()}
