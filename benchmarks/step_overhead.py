@@ -131,7 +131,9 @@ def report(title: str, times: dict[str, list[float]]) -> None:
     for name, seconds in times.items():
         ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
-        print(f"| {name} | {1e3 * statistics.median(seconds):.2f} | {middle:.3f} | {low:.3f} to {high:.3f} |", flush=True)
+        print(
+            f"| {name} | {1e3 * statistics.median(seconds):.2f} | {middle:.3f} | {low:.3f} to {high:.3f} |", flush=True
+        )
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -129,8 +129,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_json(document: Mapping[str, Any]) -> str:
-    """Return one JSON document; numbers that are not finite become null."""
+    """Return one JSON document; numbers that are not finite become null, and a warning names them."""
+    lost = list(_not_finite(document))
+    if lost:
+        document = {**document, "warnings": [*document.get("warnings", []), f"not a finite number: {', '.join(lost)}"]}
     return json.dumps(finite(document), indent=2, allow_nan=False) + "\n"
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, inner in cast("Mapping[str, Any]", value).items():
+            yield from _not_finite(inner, f"{path}.{key}" if path else key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path
 
 
 def finite(value: Any) -> Any:
