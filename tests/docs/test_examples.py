@@ -35,9 +35,10 @@ LANGUAGES = {"python", "bash", "text", "toml", "json", "console"}
 
 
 def commands(block: str) -> list[str]:
-    """Return the commands of a block: comments and empty lines left out, continued lines joined."""
+    """Return the commands of a block: comments and empty lines left out, continued lines joined, `a && b` cut."""
     lines = block.replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    kept = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [command.strip() for line in kept for command in line.split(" && ")]
 
 
 def refusal(command: str) -> str | None:
@@ -113,7 +114,7 @@ def test_every_code_block_has_a_language_that_says_whether_it_is_run(path: Path)
 
 @pytest.mark.parametrize(
     "command",
-    ["rm -rf .", "sharpkitten", "cd /tmp && sharpkit train", "pip install sharpkit", "python train.py", "./sharpkit"],
+    ["rm -rf .", "sharpkitten", "cd /tmp", "pip install sharpkit", "python train.py", "./sharpkit"],
 )
 def test_another_command_than_ours_is_refused(command: str) -> None:
     assert refusal(command) is not None
@@ -126,9 +127,9 @@ def test_our_commands_are_accepted(command: str) -> None:
     assert refusal(command) is None
 
 
-def test_continued_lines_are_one_command_and_comments_are_none() -> None:
-    block = "# first\nsharpkit train \\\n--opt sam\n\nsharpkit\n"
-    assert commands(block) == ["sharpkit train  --opt sam", "sharpkit"]
+def test_a_block_is_cut_into_commands() -> None:
+    block = "# first\nsharpkit train \\\n--opt sam\n\npip install . && sharpkit ls\n"
+    assert commands(block) == ["sharpkit train  --opt sam", "pip install .", "sharpkit ls"]
 
 
 def test_a_command_that_fails_fails_the_test(workplace: Path) -> None:
