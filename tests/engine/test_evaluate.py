@@ -59,7 +59,9 @@ def test_every_sample_weighs_the_same_also_in_an_uneven_chunk(monkeypatch, count
 def test_the_mode_is_put_back_when_the_model_raises():
     net = model().train()
     with pytest.raises(RuntimeError):
-        evaluate(net, Supervised(net, F.cross_entropy), Samples(torch.zeros(2, 4), torch.zeros(2).long(), torch.arange(2)))
+        evaluate(
+            net, Supervised(net, F.cross_entropy), Samples(torch.zeros(2, 4), torch.zeros(2).long(), torch.arange(2))
+        )
     assert net.training
 
 

@@ -2,6 +2,7 @@
 
 import signal
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -26,17 +27,14 @@ def uninterrupted(config, folder):
 
 def stopped_at(config, folder, *steps, number=signal.SIGTERM):
     """Run, be stopped after each of the steps, and go on each time."""
-    given = None
-    for step in steps:
+    for i, step in enumerate(steps):
+        observer = Stopper(step, number=number)
+        sitting = partial(resume, folder, observer=observer) if i else partial(run, config, folder, observer=observer)
         with pytest.raises(InterruptedRunError) as told:
-            if given is None:
-                run(config, folder, observer=Stopper(step, number=number))
-            else:
-                resume(folder, observer=Stopper(step, number=number))
-        given = told.value
-        assert given.exit_code == 128 + number
-        assert f"step {step}" in given.message
-        assert str(folder) in given.hint
+            sitting()
+        assert told.value.exit_code == 128 + number
+        assert f"step {step}" in told.value.message
+        assert str(folder) in told.value.hint
         assert stored(folder / "ckpt.pt")["step"] == step
         torch.manual_seed(1234)  # another process would start from another random state
     return outcome(folder, resume(folder))

@@ -1,6 +1,7 @@
 """Learning rates against closed forms."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ def test_cosine_starts_at_one_is_half_in_the_middle_and_ends_at_zero():
     assert got[20] == pytest.approx((2 + math.sqrt(2)) / 4)
     assert got[79] == pytest.approx(math.sin(math.pi / 160) ** 2)
     assert got[80] == pytest.approx(0, abs=1e-15)
-    assert all(a > b for a, b in zip(got, got[1:], strict=False))
+    assert all(a > b for a, b in pairwise(got))
 
 
 def test_step_falls_tenfold_at_half_and_at_three_quarters():
