@@ -70,9 +70,11 @@ def run(arguments: Sequence[str]) -> int:
             arguments, 130, "interrupted", "stopped before the next checkpoint", "--resume goes on from the last"
         )
     except BrokenPipeError:
-        # Whoever read the output is gone; the interpreter must not complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return _unread()
+    except SystemExit as stop:
+        if isinstance(stop.__context__, BrokenPipeError):  # typer's way to end when a write fails within a command
+            return _unread()
+        raise
     except Exception as error:
         message = f"{type(error).__name__}: {_one_line(str(error))}"
         return _tell(arguments, 1, "unexpected", message, "run again with --traceback and report it")
@@ -82,6 +84,12 @@ def _call(arguments: Sequence[str]) -> int:
     returned: Any = app(args=list(arguments), standalone_mode=False)
     sys.stdout.flush()
     return returned if isinstance(returned, int) else 0
+
+
+def _unread() -> int:
+    """Keep the interpreter from complaining, when it flushes at exit, that whoever read the output is gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 def _tell(arguments: Sequence[str], exit_code: int, code: str, message: str, hint: str) -> int:

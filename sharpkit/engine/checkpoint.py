@@ -38,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.replace(path)
         _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else _cause(error)
+        reason = _system_reason(error) or _cause(error)
         kept = f"the last good {path.name} is kept; " if path.exists() else ""
         raise InputError(f"cannot write {path}: {reason}", f"{kept}free space there or give another --out") from error
     finally:
@@ -136,6 +136,15 @@ def _shape(shape: Any) -> str:
 def _cause(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _system_reason(error: BaseException | None) -> str | None:
+    """Return what the operating system said first; torch.save raises its own error on top of a failed write."""
+    while error is not None:
+        if isinstance(error, OSError) and error.strerror:
+            return error.strerror
+        error = error.__context__
+    return None
 
 
 def _sync_directory(path: Path) -> None:

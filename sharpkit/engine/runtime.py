@@ -117,7 +117,8 @@ def _time(task: Task, model: nn.Module, batch: Batch, threads: int) -> float:
 class StopRequest:
     """A context in which SIGINT and SIGTERM are noted instead of raised, so that a step can finish first.
 
-    A second SIGINT raises KeyboardInterrupt as usual.
+    A second SIGINT raises KeyboardInterrupt as usual. What the caller has the process ignore, as `nohup` and the
+    background jobs of a shell script do, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -126,6 +127,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                continue
             try:
                 self._previous[number] = signal.signal(number, self._note)
             except ValueError:  # signals can be handled in the main thread only; elsewhere the caller handles them

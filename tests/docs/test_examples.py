@@ -27,8 +27,8 @@ SECONDS = 60
 COMMAND = re.compile(r"(SHARPKIT_[A-Z_]+=\S+ )*(sharpkit|python -m sharpkit)( |$)")
 """What is run; everything after the name is the shell's."""
 
-INSTALLATIONS = {"pip install .", 'pip install ".[mnist]"', 'pip install ".[test]"', 'pip install -e ".[dev]"'}
-"""What is not run, since it would change the environment that the tests run in."""
+NOT_RUN = {"pip install .", 'pip install ".[mnist]"', 'pip install ".[test]"', 'pip install -e ".[dev]"', "pytest"}
+"""What would change the environment that the tests run in, or run the tests within the tests."""
 
 LANGUAGES = {"python", "bash", "text", "toml", "json", "console"}
 """Python and bash are run, the rest is not; another name would let an example escape."""
@@ -43,9 +43,9 @@ def commands(block: str) -> list[str]:
 
 def refusal(command: str) -> str | None:
     """Say what is wrong with the form of a command, if anything."""
-    if command in INSTALLATIONS or COMMAND.match(command):
+    if command in NOT_RUN or COMMAND.match(command):
         return None
-    return f"{command!r} is neither a sharpkit command nor one of the known installations"
+    return f"{command!r} is neither a sharpkit command nor one that is known and not run"
 
 
 def run_commands(example: Example) -> str | None:
@@ -53,7 +53,7 @@ def run_commands(example: Example) -> str | None:
     for command in commands(str(example.parsed)):
         if problem := refusal(command):
             return problem
-        if command in INSTALLATIONS:
+        if command in NOT_RUN:
             continue
         try:
             done = subprocess.run(
