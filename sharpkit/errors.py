@@ -70,6 +70,12 @@ class SharpkitWarning(UserWarning):
     """Something that is allowed but probably not what was meant."""
 
 
+def one_line(error: BaseException | str) -> str:
+    """Return what an error says in one line, without a final stop; its kind where it says nothing."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text or type(error).__name__
+
+
 def check_range(
     name: str,
     value: float,

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from sharpkit.cli.terminal import Terminal
+from sharpkit.engine.documents import document, to_json
 
 
 def ls(
@@ -19,12 +20,10 @@ def ls(
 
     Example: sharpkit ls opts
     """
-    from sharpkit.engine.rundir import to_json
-
     header, rows = _opts() if what == "opts" else _described(what)
     if json:
         items = [dict(zip(header, row, strict=True)) for row in rows]
-        print(to_json({"schema": "sharpkit.ls/1", "ok": True, "command": "ls", "what": what, "items": items}), end="")
+        print(to_json(document("ls", {"what": what, "items": items})), end="")
     else:
         Terminal().rows(header, rows)
 

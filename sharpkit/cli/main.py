@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
+from traceback import print_exc
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -15,12 +15,12 @@ from sharpkit import __version__
 from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_train_options
 from sharpkit.cli.train import train
-from sharpkit.errors import SharpkitError
+from sharpkit.engine.documents import document, to_json
+from sharpkit.errors import SharpkitError, one_line
 
 app = typer.Typer(
     name="sharpkit",
     help="Sharpness-aware training and sharpness diagnostics of neural networks.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -57,51 +57,58 @@ def run(arguments: Sequence[str]) -> int:
     Args:
         arguments: The words after the program's name.
     """
-    if "--traceback" in arguments:
-        return _call(arguments)
+    try:
+        return _answer(arguments)
+    except BrokenPipeError:
+        # Whoever read the output is gone; the interpreter must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _answer(arguments: Sequence[str]) -> int:
     try:
         return _call(arguments)
     except SharpkitError as error:
         return _tell(arguments, error.exit_code, error.code, error.message, error.hint)
     except TyperException as error:
-        return _tell(arguments, error.exit_code, "usage", _one_line(error.format_message()), f"see {_help(arguments)}")
+        return _tell(arguments, error.exit_code, "usage", _misuse(error), f"see {_help(arguments)}")
     except (KeyboardInterrupt, Abort):
         return _tell(
             arguments, 130, "interrupted", "stopped before the next checkpoint", "--resume goes on from the last"
         )
-    except BrokenPipeError:
-        return _unread()
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer's way to end when a write fails within a command
-            return _unread()
+            raise stop.__context__ from None
+        raise
+    except BrokenPipeError:
         raise
     except Exception as error:
-        message = f"{type(error).__name__}: {_one_line(str(error))}"
+        message = f"{type(error).__name__}: {one_line(error)}"
         return _tell(arguments, 1, "unexpected", message, "run again with --traceback and report it")
 
 
+def _misuse(error: TyperException) -> str:
+    """Return what is wrong with the words given, and the value, which typer leaves out and its cause knows."""
+    text = one_line(error.format_message())
+    cause: Any = error.__context__  # pydantic's ValidationError
+    return f"{text}, given {cause.errors()[0]['input']!r}" if hasattr(cause, "errors") else text
+
+
 def _call(arguments: Sequence[str]) -> int:
-    returned: Any = app(args=list(arguments), standalone_mode=False)
+    returned: Any = app(args=list(arguments) or ["--help"], standalone_mode=False)
     sys.stdout.flush()
     return returned if isinstance(returned, int) else 0
 
 
-def _unread() -> int:
-    """Keep the interpreter from complaining, when it flushes at exit, that whoever read the output is gone."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141
-
-
 def _tell(arguments: Sequence[str], exit_code: int, code: str, message: str, hint: str) -> int:
     """Write the error as one line to stderr, and as the document to stdout where JSON is wanted."""
+    if "--traceback" in arguments:
+        print_exc()
     line = f"sharpkit: {message}; {hint}" if hint else f"sharpkit: {message}"
     print(line, file=sys.stderr)
     if "--json" in arguments:
-        command = _command(arguments)
         error = {"code": code, "message": message, "hint": hint}
-        print(
-            json.dumps({"schema": f"sharpkit.{command}/1", "ok": False, "command": command, "error": error}, indent=2)
-        )
+        print(to_json(document(_command(arguments), {"error": error}, ok=False)), end="", flush=True)
     return exit_code
 
 
@@ -112,7 +119,3 @@ def _command(arguments: Sequence[str]) -> str:
 def _help(arguments: Sequence[str]) -> str:
     command = _command(arguments)
     return f"sharpkit {command} --help" if command in ("train", "ls") else "sharpkit --help"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split()).rstrip(".")

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from sharpkit.engine.session import Session
 
 
+_WIDE = 100
+"""Columns from which on the bar spells out everything; on 80 it leaves out units and the time elapsed."""
+
+
 class TrainProgress:
     """Tells a person, or a log file, how a training run goes.
 
@@ -24,22 +28,24 @@ class TrainProgress:
         self._terminal = terminal
         self._bar: Progress | None = None
         self._task: TaskID | None = None
+        self._narrow = False
         self._epochs = 0
         self._steps_per_epoch = 1
         self._samples = 0
 
     def __enter__(self) -> TrainProgress:
         if self._terminal.bars:
+            console = self._terminal.err()
+            self._narrow = console.width < _WIDE
+            times = [TimeRemainingColumn(), TextColumn("left")]
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
+                BarColumn(bar_width=8 if self._narrow else None),
                 TextColumn("{task.percentage:>3.0f}%"),
                 TextColumn("{task.fields[values]}"),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=self._terminal.err(),
-                expand=True,
+                *(times if self._narrow else [TimeElapsedColumn(), *times]),
+                console=console,
+                expand=not self._narrow,
             )
             self._bar.start()
         return self
@@ -101,7 +107,7 @@ class TrainProgress:
         assert self._bar is not None
         assert self._task is not None
         epoch = min(self._epochs, step // self._steps_per_epoch + 1)
-        self._bar.update(self._task, description=f"epoch {epoch}/{self._epochs}")
+        self._bar.update(self._task, description=f"{'' if self._narrow else 'epoch '}{epoch}/{self._epochs}")
 
     def _show(self, loss: float, accuracy: float, pct_sam: float, rate: float | None = None) -> None:
         if self._bar is None or self._task is None:
@@ -110,5 +116,6 @@ class TrainProgress:
             speed = self._bar.tasks[0].speed
             done = max(1, int(self._bar.tasks[0].completed))
             rate = (speed or 0.0) * self._samples / done
-        values = f"loss {loss:.3f}  acc {100 * accuracy:.1f}%  SAM {pct_sam:.0f}%  {rate:,.0f} samples/s"
-        self._bar.update(self._task, values=values)
+        parts = [f"loss {loss:.3f}", f"acc {100 * accuracy:.1f}%", f"SAM {pct_sam:.0f}%"]
+        parts.append(f"{rate:,.0f}/s" if self._narrow else f"{rate:,.0f} samples/s")
+        self._bar.update(self._task, values=(" " if self._narrow else "  ").join(parts))

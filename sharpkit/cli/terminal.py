@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -40,15 +40,16 @@ class Terminal:
 
     def out(self) -> Console:
         """Return the console on stdout."""
-        return Console(no_color=self._plain, highlight=False)
+        return Console(color_system=self._colors, highlight=False)
 
     def err(self) -> Console:
         """Return the console on stderr."""
-        return Console(stderr=True, no_color=self._plain, highlight=False)
+        return Console(stderr=True, color_system=self._colors, highlight=False)
 
     @property
-    def _plain(self) -> bool:
-        return not self.color or bool(os.environ.get("NO_COLOR"))
+    def _colors(self) -> Literal["auto"] | None:
+        """Not rich's `no_color`, which leaves bold and dim."""
+        return None if not self.color or os.environ.get("NO_COLOR") else "auto"
 
     def say(self, text: str) -> None:
         """Write one line to stderr, unless quiet."""

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from sharpkit.cli.options import flag
 from sharpkit.cli.terminal import Terminal, pairs
 from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.engine.documents import to_json
 from sharpkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from sharpkit.commands.train import TrainResult
+    from sharpkit.commands.train import TrainPlan, TrainResult
+
+T = TypeVar("T")
 
 _OUTPUT = "Output"
 
@@ -74,13 +81,69 @@ def train(
     Example: sharpkit train --opt sampa --label-noise 0.4
     """
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    chosen = {name: value for name, value in given.items() if value is not None}
-    stored = None if config is None else _from_file(config)
+    if resume is not None and overwrite:
+        raise UsageError("--resume and --overwrite are both given", "give one of them")
+    if resume not in (None, "auto") and out is not None:
+        raise UsageError("--resume RUN goes on in RUN, and --out is given", "leave --out out")
+    request = _Request(
+        given={k: v for k, v in given.items() if v is not None}, resume=resume, out=out, overwrite=overwrite
+    )
+    if config is not None:
+        request = replace(request, given={**_from_file(config), **request.given})
     if dry_run or print_config:
-        _show_plan(TrainConfig(**{**(stored or {}), **chosen}), terminal, print_config)
-        return
-    result = _run(stored, chosen, resume, out, overwrite, verbose, terminal)
-    _render(result, chosen, terminal)
+        _show_plan(_aside(request.plan), terminal, print_config)
+    else:
+        _render(_aside(lambda: request.run(terminal, verbose)), terminal)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be run: the options given, on the command line or in a file, and the run directory."""
+
+    given: dict[str, Any]
+    resume: str | None
+    out: Path | None
+    overwrite: bool
+
+    def plan(self) -> TrainPlan:
+        from sharpkit.commands import train as command
+
+        found = self._found()
+        if found is not None:
+            return command.plan_resume(found, self._contradictable)
+        return command.plan(TrainConfig(**self.given), self.out, overwrite=self.overwrite)
+
+    def run(self, terminal: Terminal, verbose: bool) -> TrainResult:
+        from sharpkit.cli.progress import TrainProgress
+        from sharpkit.commands import train as command
+
+        with TrainProgress(terminal) as progress:
+            found = self._found()
+            if found is not None:
+                return command.resume(found, self._contradictable, observer=progress)
+            config = TrainConfig(**self.given)
+            if verbose:
+                progress.note("\n".join(f"{name} = {value}" for name, value in to_mapping(config).items()))
+            return command.run(config, self.out, overwrite=self.overwrite, observer=progress)
+
+    @property
+    def _contradictable(self) -> dict[str, Any]:
+        """What may contradict the run that is gone on with; nothing where it was found by these very options."""
+        return {} if self.resume == "auto" else self.given
+
+    def _found(self) -> Path | None:
+        """Return the run to go on with, if there is one."""
+        from sharpkit.commands.train import find_resumable
+
+        if self.resume != "auto":
+            return None if self.resume is None else Path(self.resume)
+        return find_resumable(TrainConfig(**self.given), self.out)
+
+
+def _aside(call: Callable[[], T]) -> T:
+    """Send what a user's own files print to stderr, so that it does not mix with the output."""
+    with redirect_stdout(sys.stderr):
+        return call()
 
 
 def _from_file(name: str) -> dict[str, Any]:
@@ -89,59 +152,18 @@ def _from_file(name: str) -> dict[str, Any]:
     return from_mapping(read_config(Path(name)), name)
 
 
-def _run(
-    stored: dict[str, Any] | None,
-    chosen: dict[str, Any],
-    resume: str | None,
-    out: Path | None,
-    overwrite: bool,
-    verbose: bool,
-    terminal: Terminal,
-) -> TrainResult:
-    from sharpkit.cli.progress import TrainProgress
-    from sharpkit.commands import train as command
-
-    if resume is not None and overwrite:
-        raise UsageError("--resume and --overwrite are both given", "give one of them")
-    if resume not in (None, "auto") and out is not None:
-        raise UsageError("--resume RUN goes on in RUN, and --out is given", "leave --out out")
-    with TrainProgress(terminal) as progress:
-        if resume is not None and resume != "auto":
-            return command.resume(Path(resume), {**(stored or {}), **chosen}, observer=progress)
-        config = TrainConfig(**{**(stored or {}), **chosen})
-        if verbose:
-            progress.note("\n".join(f"{name} = {value}" for name, value in to_mapping(config).items()))
-        found = command.find_resumable(config, out) if resume == "auto" else None
-        if found is not None:
-            return command.resume(found, observer=progress)
-        return command.run(config, out, overwrite=overwrite, observer=progress)
-
-
-def _show_plan(config: TrainConfig, terminal: Terminal, as_config: bool) -> None:
+def _show_plan(planned: TrainPlan, terminal: Terminal, as_config: bool) -> None:
     import tomli_w
 
-    from sharpkit.commands.train import resolved
-    from sharpkit.engine.rundir import to_json
-
-    final, plan = resolved(config)
     if terminal.json:
-        document = {
-            "schema": "sharpkit.train/1",
-            "ok": True,
-            "command": "train",
-            "args": to_mapping(final),
-            "plan": plan,
-        }
-        print(to_json(document), end="")
+        print(to_json(planned.document()), end="")
     elif as_config:
-        print(tomli_w.dumps(to_mapping(final)), end="")
+        print(tomli_w.dumps(planned.config), end="")
     else:
-        terminal.rows(("option", "value"), pairs({**to_mapping(final), **plan}), "what would be done")
+        terminal.rows(("option", "value"), pairs({**planned.config, **planned.plan}), "what would be done")
 
 
-def _render(result: TrainResult, chosen: dict[str, Any], terminal: Terminal) -> None:
-    from sharpkit.engine.rundir import to_json
-
+def _render(result: TrainResult, terminal: Terminal) -> None:
     for warning in result.warnings:
         terminal.say(f"warning: {warning}")
     if terminal.json:
@@ -150,7 +172,7 @@ def _render(result: TrainResult, chosen: dict[str, Any], terminal: Terminal) -> 
         terminal.rows(("result", "value"), _summary(result), f"{result.config['opt']}, seed {result.config['seed']}")
     else:
         print(result.checkpoint)
-    terminal.say(f"next: {_next(result, chosen)}")
+    terminal.say(f"next: {_next(result)}")
 
 
 def _summary(result: TrainResult) -> list[tuple[str, str]]:
@@ -185,11 +207,11 @@ def _percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}%" if fraction == fraction else "none held out"
 
 
-def _next(result: TrainResult, chosen: dict[str, Any]) -> str:
+def _next(result: TrainResult) -> str:
     """Return the run to compare this one with: the baseline, or plain SAM after the baseline."""
     plain = str(result.config["opt"]).split(":")[0] == "sgd"
     words = ["sharpkit", "train", "--opt", "sam" if plain else "sgd"]
-    for name, value in chosen.items():
+    for name, value in result.asked.items():
         if name in ("opt", "rho"):
             continue
         words += [flag(name)] if value is True else [flag(f"no_{name}")] if value is False else [flag(name), str(value)]

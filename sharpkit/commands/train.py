@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from sharpkit import __version__
 from sharpkit.engine import checkpoint, rundir
 from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.engine.documents import document, to_json
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.rundir import RunDir
@@ -32,7 +32,8 @@ class TrainResult:
     """What a run gave.
 
     Accuracies are fractions in [0, 1]; losses are means per sample without label smoothing, but for the training loss,
-    which is the one that was minimised.
+    which is the one that was minimised. `config` has every choice made, `asked` what differs from the defaults and was
+    asked for.
     """
 
     run_dir: str
@@ -40,6 +41,7 @@ class TrainResult:
     metrics: dict[str, float]
     cost: dict[str, float]
     config: dict[str, Any]
+    asked: dict[str, Any]
     env: dict[str, Any]
     files: list[str]
     warnings: list[str]
@@ -47,17 +49,24 @@ class TrainResult:
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the command."""
         body = asdict(self)
-        arguments = body.pop("config")
-        return {
-            "schema": "sharpkit.train/1",
-            "ok": True,
-            "command": "train",
-            "version": __version__,
-            "args": arguments,
-            "seed": arguments["seed"],
-            "device": self.env["device"],
-            **body,
-        }
+        del body["asked"]
+        return document("train", {**_arguments(body.pop("config")), **body})
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What a run would do: its configuration with every choice made, and its size."""
+
+    config: dict[str, Any]
+    plan: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON document of a dry run."""
+        return document("train", {**_arguments(self.config), "plan": self.plan})
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    return {"args": config, "seed": config["seed"], "device": config["device"]}
 
 
 class Quiet:
@@ -94,7 +103,7 @@ def run(
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
     session = build(config)
-    run_dir = rundir.chosen(ROOT, _name(config, session), out, overwrite)
+    run_dir = rundir.chosen(ROOT, _name(session), out, overwrite)
     run_dir.create(session.config, rundir.environment(session.device))
     fit = Fit(session, run_dir, observer or Quiet())
     fit.save()  # from here on there is always a checkpoint to go on with
@@ -112,41 +121,53 @@ def resume(path: Path, given: Mapping[str, Any] | None = None, *, observer: Obse
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
-    run_dir = RunDir(path if path.is_dir() else path.parent)
-    content = checkpoint.load(checkpoint.located(path))
-    config = stored_config(content, str(path))
-    given = given or {}
-    _check_same(config, given)
-    session = build(replace(config, **{key: given[key] for key in _MAY_DIFFER if key in given}))
-    fit = Fit(session, run_dir, observer or Quiet())
-    fit.restore(content)
+    fit = _resumed(path, given or {}, observer or Quiet())
     return _train(fit)
 
 
+def _resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
+    content = checkpoint.load(checkpoint.located(path))
+    config = stored_config(content, str(path))
+    _check_same(config, given)
+    asked = TrainConfig(**from_mapping(content["asked"], str(path)))
+    session = build(replace(config, **{key: given[key] for key in _MAY_DIFFER if key in given}), asked=asked)
+    fit = Fit(session, RunDir(path if path.is_dir() else path.parent), observer)
+    fit.restore(content)
+    return fit
+
+
 def stored_config(content: dict[str, Any], where: str) -> TrainConfig:
-    """Return the configuration that a checkpoint was made with, without starting weights."""
-    return replace(TrainConfig(**from_mapping(content["config"], where)), init=None)
+    """Return the configuration that a checkpoint was made with."""
+    return TrainConfig(**from_mapping(content["config"], where))
 
 
 def _check_same(config: TrainConfig, given: Mapping[str, Any]) -> None:
     """Refuse options that would make the resumed run another one."""
     stored = to_mapping(config)
-    if "opt" in given or "rho" in given:
-        asked = replace(config, opt=given.get("opt", config.opt.split(":")[0]), rho=given.get("rho"))
-        given = {**given, "opt": parse(recipe_text(asked)).text, "rho": None}
+    stored["rho"] = _radius(config.opt)
     for key, value in given.items():
-        if key not in _MAY_DIFFER and value != stored.get(key) and value != "auto":
+        if key == "opt":
+            same = parse(recipe_text(replace(config, opt=value, rho=given.get("rho")))).text == config.opt
+        else:
+            same = key in _MAY_DIFFER or value in (stored.get(key), "auto")
+        if not same:
             raise UsageError(
                 f"--{key.replace('_', '-')} is {value}, the run was started with {stored.get(key)}",
                 "leave it out: --resume goes on with the run as it is",
             )
 
 
+def _radius(canonical: str) -> float | None:
+    """Return the radius that a recipe's full text gives, if it has one."""
+    settings = dict(item.split("=") for item in canonical.split(":")[1:])
+    return float(settings["rho"]) if "rho" in settings else None
+
+
 def find_resumable(config: TrainConfig, out: Path | None) -> Path | None:
     """Return the newest run of exactly this configuration, finished or not, for `--resume auto`."""
     session = build(config)
     wanted = _comparable(to_mapping(session.config))
-    folders = [out] if out is not None else sorted(ROOT.glob(f"{_name(config, session)}*"), key=_age)
+    folders = [out] if out is not None else sorted(ROOT.glob(f"{_name(session)}*"), key=_age)
     for folder in reversed(folders):
         file = RunDir(folder).config
         if file.is_file() and (folder / "ckpt.pt").is_file() and _comparable(rundir.read_config(file)) == wanted:
@@ -154,19 +175,30 @@ def find_resumable(config: TrainConfig, out: Path | None) -> Path | None:
     return None
 
 
-def resolved(config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
-    """Return the configuration with every choice made, and the size of the run, without running it."""
+def plan(config: TrainConfig, out: Path | None = None, *, overwrite: bool = False) -> TrainPlan:
+    """Return what `run` would do, after all its checks, without writing anything."""
     session = build(config)
-    plan = {
+    return _plan(session, rundir.planned(ROOT, _name(session), out, overwrite), 0)
+
+
+def plan_resume(path: Path, given: Mapping[str, Any] | None = None) -> TrainPlan:
+    """Return what `resume` would do, after all its checks, without writing anything."""
+    fit = _resumed(path, given or {}, Quiet())
+    return _plan(fit.session, fit.run.path, fit.position)
+
+
+def _plan(session: Session, folder: Path, done: int) -> TrainPlan:
+    sizes = {
         "training_samples": len(session.splits.train),
         "validation_samples": len(session.splits.val),
         "test_samples": len(session.splits.test),
         "noisy_labels": session.splits.noisy_labels,
         "parameters": sum(p.numel() for p in session.optimizer.params),
         "steps": session.total_steps,
-        "run_dir": str(rundir.chosen(ROOT, _name(config, session), None, overwrite=False).path),
+        "steps_done": done,
+        "run_dir": str(folder),
     }
-    return session.config, plan
+    return TrainPlan(to_mapping(session.config), sizes)
 
 
 def _train(fit: Fit) -> TrainResult:
@@ -175,7 +207,7 @@ def _train(fit: Fit) -> TrainResult:
     with StopRequest() as stop:
         fit.train(stop)
     result = _result(fit)
-    rundir.write_text(fit.run.summary, rundir.to_json(result.document()))
+    rundir.write_text(fit.run.summary, to_json(result.document()))
     return result
 
 
@@ -208,6 +240,7 @@ def _result(fit: Fit) -> TrainResult:
         metrics=metrics,
         cost=cost,
         config=to_mapping(session.config),
+        asked=_not_default(session.asked),
         env=rundir.environment(session.device),
         files=[str(path) for path in files],
         warnings=_warnings(counters),
@@ -240,18 +273,20 @@ def _peak_mb(device: torch.device) -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def _name(config: TrainConfig, session: Session) -> str:
-    model = display_name(session.config.model)
-    return rundir.run_name(display_name(config.data), model, _short_opt(config), config.seed)
+def _name(session: Session) -> str:
+    asked, model = session.asked, display_name(session.config.model)
+    opt = asked.opt if asked.rho is None else f"{asked.opt}:rho={asked.rho:g}"
+    return rundir.run_name(display_name(asked.data), model, opt, asked.seed)
 
 
-def _short_opt(config: TrainConfig) -> str:
-    return config.opt if config.rho is None else f"{config.opt}:rho={config.rho:g}"
+def _not_default(config: TrainConfig) -> dict[str, Any]:
+    default = to_mapping(TrainConfig())
+    return {name: value for name, value in to_mapping(config).items() if value != default.get(name)}
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what does not change what is computed, or was chosen by a measurement."""
-    return {key: value for key, value in values.items() if key not in ("threads", "save_every")}
+    """Leave out what was chosen by a measurement."""
+    return {key: value for key, value in values.items() if key != "threads"}
 
 
 def _age(folder: Path) -> float:

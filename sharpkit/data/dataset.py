@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from sharpkit.errors import InputError, UsageError
+from sharpkit.errors import InputError, UsageError, one_line
 
 _TEST_SEED = 20210503  # the test split is the same in every run, whatever the run's seed
 _TEST_FRACTION = 1 / 3
@@ -85,16 +86,31 @@ def samples(inputs: Any, targets: Any, what: str) -> Samples:
     Raises:
         InputError: If they do not fit together.
     """
-    x, y = torch.as_tensor(inputs), torch.as_tensor(targets)
+    x, y = _tensor(inputs, f"{what}: the inputs"), _tensor(targets, f"{what}: the targets")
     if x.dim() < 2 or y.dim() != 1 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
         raise InputError(
             f"{what}: inputs have shape {tuple(x.shape)} and targets {tuple(y.shape)}, allowed are (N, ...) and (N,)",
             "return one target for every input",
         )
-    if y.is_floating_point() or int(y.min()) < 0:
+    if y.is_floating_point() or y.is_complex() or int(y.long().min()) < 0:
         raise InputError(f"{what}: targets must be class numbers 0, 1, ...", "return integer targets")
     x = x.float() if x.is_floating_point() else x.float() / 255 if x.dtype == torch.uint8 else x
+    if x.is_complex() or not bool(torch.isfinite(x).all()):
+        raise InputError(f"{what}: the inputs hold values that are not finite real numbers", "remove or replace them")
     return Samples(x, y.long(), torch.arange(len(y)))
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    """Return numbers of any kind as a dense tensor without a history."""
+    if isinstance(value, np.ndarray):
+        value = np.ascontiguousarray(cast("Any", value))  # a view with negative strides is an array, and no tensor
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{what} do not make a tensor: {one_line(error)}", "return tensors or arrays") from error
+    if tensor.layout is not torch.strided:
+        raise InputError(f"{what} are sparse, allowed are dense tensors", "return .to_dense()")
+    return tensor.detach()
 
 
 def from_user(name: str, returned: Any) -> Dataset:
@@ -116,7 +132,13 @@ def from_user(name: str, returned: Any) -> Dataset:
         (train_x, train_y), (test_x, test_y) = parts
         return assembled(name, samples(train_x, train_y, f"{name} (train)"), samples(test_x, test_y, f"{name} (test)"))
     if len(parts) == 2:
-        return assembled(name, *cut_test(samples(parts[0], parts[1], name)))
+        train, test = cut_test(samples(parts[0], parts[1], name))
+        if not len(test):
+            raise InputError(
+                f"{name}: {len(train)} samples are too few to cut a test set from",
+                "return ((inputs, targets), (test inputs, test targets))",
+            )
+        return assembled(name, train, test)
     raise InputError(
         f"the data function {name} returned {kind}, allowed are (inputs, targets), "
         "((inputs, targets), (test inputs, test targets)) and a Dataset",
@@ -125,8 +147,24 @@ def from_user(name: str, returned: Any) -> Dataset:
 
 
 def assembled(name: str, train: Samples, test: Samples, **options: Any) -> Dataset:
-    """Return a data set with as many classes as the largest target says."""
+    """Return a data set with as many classes as the largest target says.
+
+    Raises:
+        InputError: If the parts do not fit together, or the targets do not look like class numbers.
+    """
+    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+        raise InputError(
+            f"{name}: training inputs have shape {tuple(train.inputs.shape[1:])}, test inputs "
+            f"{tuple(test.inputs.shape[1:])}",
+            "return inputs of one shape",
+        )
     classes = int(max(train.targets.max(), test.targets.max())) + 1
+    if not 2 <= classes <= len(train) + len(test):
+        raise InputError(
+            f"{name}: {len(train) + len(test)} samples have class numbers up to {classes - 1}, allowed are at least "
+            "two classes and no more than samples",
+            "number the classes 0, 1, ...",
+        )
     return Dataset(name, train, test, classes, **options)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -11,7 +13,7 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import nn
 
-from sharpkit.errors import InputError
+from sharpkit.errors import InputError, one_line
 
 FORMAT = "sharpkit.checkpoint"
 VERSION = 1
@@ -38,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.replace(path)
         _sync_directory(path.parent)
     except (OSError, RuntimeError) as error:
-        reason = _system_reason(error) or _cause(error)
+        reason = _system_reason(error) or one_line(error)
         kept = f"the last good {path.name} is kept; " if path.exists() else ""
         raise InputError(f"cannot write {path}: {reason}", f"{kept}free space there or give another --out") from error
     finally:
@@ -60,9 +62,12 @@ def load(path: Path) -> dict[str, Any]:
     document = read(path)
     if document.get("format") != FORMAT:
         raise InputError(f"{path} is no sharpkit checkpoint", "give the ckpt.pt of a run directory")
-    if document["version"] > VERSION:
+    version = document.get("version")
+    if type(version) is not int:
+        raise InputError(f"{path} has checkpoint version {version!r}, allowed is a number", "it may be damaged")
+    if version > VERSION:
         raise InputError(
-            f"{path} has checkpoint version {document['version']}, this sharpkit reads up to {VERSION}",
+            f"{path} has checkpoint version {version}, this sharpkit reads up to {VERSION}",
             "install a newer sharpkit",
         )
     return document
@@ -77,10 +82,19 @@ def read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"the checkpoint {path} does not exist", "give a checkpoint file or a run directory")
     try:
-        document: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        # torch does not compare the checksums that it writes, and a flipped bit is a wrong number.
+        if zipfile.is_zipfile(path) and (part := zipfile.ZipFile(path).testzip()):
+            raise zipfile.BadZipFile(f"{part} does not have the checksum it was written with")
+        with warnings.catch_warnings(action="ignore"):
+            document: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is no readable checkpoint: {_cause(error)}", "it may be damaged or cut off"
+            f"{path} is no readable checkpoint: it holds no plain tensors, or code that is not run",
+            "give a file that torch.save wrote from a state_dict",
+        ) from error
+    except Exception as error:  # whatever a reader of arbitrary bytes may raise
+        raise InputError(
+            f"{path} is no readable checkpoint: {one_line(error)}", "it may be damaged or cut off"
         ) from error
     if not isinstance(document, dict):
         raise InputError(f"{path} holds {type(document).__name__}, allowed is a dict", "give another checkpoint")
@@ -105,6 +119,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
     document = read(located(path))
     stored = document["model"] if document.get("format") == FORMAT else document
     load_state(model, stored, str(path))
+    if not all_finite(model):
+        raise InputError(f"{path} holds weights that are not finite", "give a checkpoint from before it diverged")
+
+
+def all_finite(model: nn.Module) -> bool:
+    """Return whether every number in a model's parameters and buffers is finite."""
+    held = [value for value in model.state_dict().values() if value.is_floating_point() or value.is_complex()]
+    return not held or bool(torch.stack([torch.isfinite(value).all() for value in held]).all())
 
 
 def load_state(model: nn.Module, stored: Mapping[str, Any], where: str) -> None:
@@ -131,11 +153,6 @@ def load_state(model: nn.Module, stored: Mapping[str, Any], where: str) -> None:
 
 def _shape(shape: Any) -> str:
     return "no tensor" if shape is None else "x".join(str(n) for n in shape) or "scalar"
-
-
-def _cause(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def _system_reason(error: BaseException | None) -> str | None:

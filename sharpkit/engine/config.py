@@ -14,6 +14,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sharpkit.errors import UsageError, check_range
 
+_MOST_THREADS = 1024
+
 
 def option(default: Any, help: str, *flags: str, shown: str | None = None) -> Any:  # noqa: A002
     """Declare a field that is an option.
@@ -83,12 +85,18 @@ class TrainConfig:
             check_range("rho", self.rho, 0)
         if self.nesterov and self.momentum == 0:
             raise UsageError("nesterov is set and momentum is 0", "give --momentum 0.9")
-        if self.threads != "auto" and not (self.threads.isdigit() and int(self.threads) > 0):
-            raise UsageError(f"threads is {self.threads!r}, allowed are auto and 1, 2, ...", "use --threads auto")
-        if self.save_every not in ("last", "best") and not (self.save_every.isdigit() and int(self.save_every) > 0):
+        if self.threads != "auto" and not _is_count(self.threads, _MOST_THREADS):
+            raise UsageError(
+                f"threads is {self.threads!r}, allowed are auto and 1, 2, ..., {_MOST_THREADS}", "use --threads auto"
+            )
+        if self.save_every not in ("last", "best") and not _is_count(self.save_every):
             raise UsageError(
                 f"save-every is {self.save_every!r}, allowed are last, best and 1, 2, ...", "use --save-every last"
             )
+
+
+def _is_count(text: str, most: int = 10**9) -> bool:
+    return text.isascii() and text.isdecimal() and 0 < int(text) <= most
 
 
 def options() -> dict[str, Field[Any]]:
@@ -119,6 +127,8 @@ def from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]:
             close = difflib.get_close_matches(name, known, n=1)
             guess = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(known)}"
             raise UsageError(f"{where} sets unknown option {raw!r}", guess)
+        if name in checked:
+            raise UsageError(f"{where} sets {raw!r} twice, once as {name!r}", "leave one of them out")
         if value is not None:
             checked[name] = _typed(name, value, known[name], where)
     return checked

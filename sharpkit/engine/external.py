@@ -12,9 +12,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from sharpkit.errors import InputError, SharpkitError, UsageError
+from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 
 T = TypeVar("T")
+
+_ANY = (Exception, SystemExit)  # a user's file may call sys.exit, which must not end a run without a word
 
 
 def is_file_reference(name: str) -> bool:
@@ -32,6 +34,7 @@ def from_file(reference: str) -> Callable[..., Any]:
     path = Path(path_text)
     if not path.is_file():
         raise InputError(f"the file {path_text} does not exist", "give file.py:function with a path from here")
+    _search(path.resolve().parent)
     spec = importlib.util.spec_from_file_location(f"sharpkit_user_{path.stem}", path.resolve())
     if spec is None or spec.loader is None:
         raise InputError(f"{path_text} is not a Python file", "give file.py:function")
@@ -39,10 +42,8 @@ def from_file(reference: str) -> Callable[..., Any]:
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(
-            f"{path_text} failed on import: {type(error).__name__}: {error}", "correct the file"
-        ) from error
+    except _ANY as error:
+        raise InputError(f"{path_text} failed on import: {_told(error)}", "correct the file") from error
     return _member(module, name, path_text)
 
 
@@ -53,10 +54,13 @@ def from_module(reference: str) -> Any:
         InputError: If the module or the name does not exist.
     """
     module_name, _, name = reference.partition(":")
+    _search(Path.cwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"cannot import {module_name}: {error}", "install it, or correct module:Class") from error
+    except _ANY as error:
+        raise InputError(
+            f"cannot import {module_name}: {_told(error)}", "install it, or correct module:Class"
+        ) from error
     return _member(module, name, module_name)
 
 
@@ -66,17 +70,42 @@ def call(function: Callable[..., T], reference: str, *arguments: Any) -> T:
     Raises:
         InputError: If it raises.
     """
-    accepted = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-    ]
     try:
-        return function(*arguments[: len(accepted)])
+        return function(*arguments[: _positions(function)])
     except SharpkitError:
         raise
-    except Exception as error:
-        raise InputError(f"{reference} raised {type(error).__name__}: {error}", "see --traceback") from error
+    except _ANY as error:
+        raise InputError(f"{reference} raised {_told(error)}", "see --traceback") from error
+
+
+def takes(function: Callable[..., Any]) -> set[str]:
+    """Return the names of a function's parameters; none where Python cannot tell."""
+    return set(_parameters(function))
+
+
+def _positions(function: Callable[..., Any]) -> int | None:
+    """Return how many positional arguments a function takes; None for any number."""
+    kinds = [p.kind for p in _parameters(function).values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return None
+    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):  # some built-in classes have no signature
+        return {}
+
+
+def _search(folder: Path) -> None:
+    """Have imports look into a folder, as they do for a script that Python runs from there."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
 
 
 def choose(name: str, table: Mapping[str, T], what: str) -> T:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
-from sharpkit.core import randomness, vec
+from sharpkit.core import randomness
 from sharpkit.engine import checkpoint
 from sharpkit.engine.config import to_mapping
 from sharpkit.engine.evaluate import evaluate
@@ -75,6 +74,7 @@ class Fit:
             InterruptedRunError: If a signal asked to stop; the state is saved.
         """
         session, optimizer, loader = self.session, self.session.optimizer, self.session.loader
+        self.run.cut_metrics(self.position)
         self.observer.begin(session, self.position)
         session.model.train()
         self._started = time.perf_counter() - self.elapsed
@@ -173,11 +173,12 @@ class Fit:
         """Write everything that the rest of the run depends on."""
         self._collect()
         session = self.session
-        if not bool(torch.isfinite(vec.norm(session.optimizer.params))):
-            self._diverged(f"a weight is not finite after step {self.position}")
+        if not checkpoint.all_finite(session.model):
+            self._diverged(f"a weight or buffer is not finite after step {self.position}")
         target = path or self.run.checkpoint
         content = {
             "config": to_mapping(session.config),
+            "asked": to_mapping(session.asked),
             "shape": list(session.dataset.shape),
             "classes": session.dataset.classes,
             "model": session.model.state_dict(),
@@ -215,7 +216,6 @@ class Fit:
         self.best = content["best"]
         self.last = content["last"]
         self._saved = f"the last good checkpoint is {where} (step {self.position})"
-        self.run.cut_metrics(self.position)
 
     # ------------------------------------------------------------------ endings
 
@@ -224,7 +224,7 @@ class Fit:
         self.save()
         raise InterruptedRunError(
             f"stopped by signal {number} after step {self.position}; saved {self.run.checkpoint}",
-            f"go on with: sharpkit train --resume {self.run.path}",
+            f"go on with: sharpkit train --resume {shlex.quote(str(self.run.path))}",
             number,
         )
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,8 @@ import torch
 from sharpkit import __version__
 from sharpkit.engine.checkpoint import write_atomically
 from sharpkit.engine.config import TrainConfig, to_mapping
-from sharpkit.errors import InputError, UsageError
+from sharpkit.engine.documents import finite
+from sharpkit.errors import InputError, UsageError, one_line
 
 
 class RunDir:
@@ -37,13 +37,7 @@ class RunDir:
         self.summary = path / "summary.json"
 
     def create(self, config: TrainConfig, environment: Mapping[str, Any]) -> None:
-        """Make the directory and write what the run was asked for and where it runs."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot make the run directory {self.path}: {error.strerror}", "give another --out"
-            ) from error
+        """Write what the run was asked for and where it runs."""
         write_text(self.config, tomli_w.dumps(to_mapping(config)))
         write_text(self.path / "env.json", json.dumps(environment, indent=2) + "\n")
 
@@ -78,27 +72,61 @@ class RunDir:
         write_text(self.metrics, "".join(kept))
 
 
-def chosen(root: Path, name: str, out: Path | None, overwrite: bool) -> RunDir:
-    """Return the directory of a new run: `out`, or root/name with the first free number behind it.
+def planned(root: Path, name: str, out: Path | None, overwrite: bool) -> Path:
+    """Return the directory that a new run would get, without touching anything.
 
     Raises:
-        UsageError: If `out` already holds a run.
+        UsageError: If `out` already holds a run that may not be overwritten, or something else.
+        InputError: If `out` cannot be a directory.
     """
-    if out is not None:
-        run = RunDir(out)
+    if out is None:
+        if overwrite:
+            raise UsageError("--overwrite is given without --out", "name the run directory with --out")
+        number = 1
+        while (path := root / (name if number == 1 else f"{name}-{number}")).exists():
+            number += 1
+        return path
+    try:
         if out.is_file():
             raise UsageError(f"--out {out} is a file, allowed is a directory", "give another --out")
         if out.is_dir() and any(out.iterdir()):
             if not overwrite:
                 raise UsageError(f"{out} is not empty", "use --overwrite, or --resume to go on with it")
-            if not run.config.is_file():
+            if not RunDir(out).config.is_file():
                 raise UsageError(f"{out} is not empty and holds no run", "give another --out")
-            run.clear()
-        return run
-    number = 1
-    while (path := root / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return RunDir(path)
+    except OSError as error:
+        raise InputError(f"cannot use the run directory {out}: {error.strerror}", "give another --out") from error
+    return out
+
+
+def chosen(root: Path, name: str, out: Path | None, overwrite: bool) -> RunDir:
+    """Return the directory of a new run: `out`, emptied of an earlier run, or root/name with the first free number.
+
+    Raises:
+        UsageError: If `out` already holds a run that may not be overwritten, or something else.
+        InputError: If the directory cannot be made.
+    """
+    path = planned(root, name, out, overwrite)
+    if out is not None:
+        _make(path, exist_ok=True)
+        RunDir(path).clear()
+        return RunDir(path)
+    while True:
+        try:
+            _make(path, exist_ok=False)
+        except FileExistsError:  # another run that starts at this moment has taken it
+            path = planned(root, name, None, overwrite)
+        else:
+            return RunDir(path)
+
+
+def _make(path: Path, *, exist_ok: bool) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
+        raise InputError(f"cannot make the run directory {path}: {error.strerror}", "give another --out") from error
 
 
 def run_name(data: str, model: str, opt: str, seed: int) -> str:
@@ -118,41 +146,14 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot read the configuration {path}: {error}", "give a TOML or JSON file") from error
     try:
         parsed: Any = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
-    except (json.JSONDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path} is neither TOML nor JSON: {error}", "correct it") from error
+    except (json.JSONDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is neither TOML nor JSON: {one_line(error)}", "correct it") from error
     return cast("dict[str, Any]", parsed)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def to_json(document: Mapping[str, Any]) -> str:
-    """Return one JSON document; numbers that are not finite become null, and a warning names them."""
-    lost = list(_not_finite(document))
-    if lost:
-        document = {**document, "warnings": [*document.get("warnings", []), f"not a finite number: {', '.join(lost)}"]}
-    return json.dumps(finite(document), indent=2, allow_nan=False) + "\n"
-
-
-def _not_finite(value: Any, path: str = "") -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for key, inner in cast("Mapping[str, Any]", value).items():
-            yield from _not_finite(inner, f"{path}.{key}" if path else key)
-    elif isinstance(value, float) and not math.isfinite(value):
-        yield path
-
-
-def finite(value: Any) -> Any:
-    """Return a JSON-ready value in which numbers that are not finite are None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): finite(v) for k, v in cast("Mapping[Any, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [finite(v) for v in cast("list[Any]", value)]
-    return value
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import os
 import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from torch import nn
 
 from sharpkit.core.task import Batch, Task
+from sharpkit.engine.rehearsal import undisturbed
 from sharpkit.errors import InputError, UsageError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -40,8 +39,8 @@ def pick_device(name: str) -> torch.device:
     except RuntimeError:
         raise UsageError(f"unknown device {name!r}", "allowed: auto, cpu, cuda, cuda:1, mps") from None
     try:
-        torch.zeros((), device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+        torch.zeros((), device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError):
         raise InputError(f"the device {name} is not there", "use --device cpu, or auto") from None
     return device
 
@@ -70,18 +69,16 @@ def keep_freed_memory() -> None:
         return
 
 
-def pick_threads(
-    wanted: str, model: nn.Module, task_of: Callable[[nn.Module], Task], batch: Batch, device: torch.device
-) -> tuple[int, str]:
+def pick_threads(wanted: str, model: nn.Module, task: Task, batch: Batch, device: torch.device) -> tuple[int, str]:
     """Set the number of CPU threads and return it with a sentence on how it was chosen.
 
-    `auto` times a forward and backward pass of a copy of the model with one thread and with all; small models are
-    faster with one, and one is preferred unless all are clearly faster, so that the choice is stable.
+    `auto` times a forward and backward pass with one thread and with all; small models are faster with one, and one is
+    preferred unless all are clearly faster, so that the choice is stable.
 
     Args:
         wanted: `auto` or a number.
-        model: Copied, so that its state does not change.
-        task_of: Builds a task from a model.
+        model: Comes back as it was.
+        task: Outputs and losses of the model.
         batch: One training batch.
         device: Where the model runs; elsewhere than on a CPU nothing is measured.
     """
@@ -92,10 +89,8 @@ def pick_threads(
     if most == 1 or device.type != "cpu":
         torch.set_num_threads(most)
         return most, f"threads: {most}"
-    twin = copy.deepcopy(model)
-    task = task_of(twin)
-    with torch.random.fork_rng(devices=[]):
-        times = {threads: _time(task, twin, batch, threads) for threads in (1, most)}
+    with undisturbed(model, device):
+        times = {threads: _time(task, model, batch, threads) for threads in (1, most)}
     chosen = most if times[most] < _CLEARLY_FASTER * times[1] else 1
     torch.set_num_threads(chosen)
     measured = ", ".join(f"{1e3 * t:.1f} ms with {n}" for n, t in times.items())

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from sharpkit.core.optimizer import SharpnessAware
-from sharpkit.core.task import Batch, Supervised
+from sharpkit.core.task import Supervised
 from sharpkit.data import DATASETS
 from sharpkit.data.dataset import Dataset, Splits, from_user, split
 from sharpkit.data.loader import Loader
@@ -22,22 +22,28 @@ from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.checkpoint import load_weights
 from sharpkit.engine.config import TrainConfig
-from sharpkit.errors import InputError, UsageError
+from sharpkit.engine.rehearsal import rehearse
+from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
 from sharpkit.recipes.grammar import parse
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a run works with; `config` is the configuration with every choice made."""
+    """What a run works with.
+
+    Args:
+        config: The configuration with every choice made.
+        asked: The configuration as it was given.
+    """
 
     config: TrainConfig
+    asked: TrainConfig
     device: torch.device
     dataset: Dataset
     splits: Splits
     loader: Loader
     model: nn.Module
-    task: Supervised
     test_task: Supervised
     optimizer: SharpnessAware
     scheduler: LambdaLR
@@ -67,8 +73,12 @@ def recipe_text(config: TrainConfig) -> str:
     return f"{config.opt}:rho={config.rho!r}"
 
 
-def build(config: TrainConfig) -> Session:
+def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     """Build a run, deterministically from the configuration.
+
+    Args:
+        config: What is built.
+        asked: Of a run that goes on, what its user asked for at its start; its starting weights are not loaded again.
 
     Raises:
         UsageError: If names or values are not allowed.
@@ -83,17 +93,20 @@ def build(config: TrainConfig) -> Session:
         dataset, val_frac=config.val_frac, label_noise=config.label_noise, limit=config.limit, seed=config.seed
     )
     splits = Splits(parts.train.to(device), parts.val.to(device), parts.test.to(device), parts.noisy_labels)
+    if config.save_every == "best" and not len(parts.val):
+        raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
     augment = dataset.augment if config.augment == "auto" else config.augment
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
     model_name = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
     torch.manual_seed(config.seed)
-    model = build_model(model_name, dataset).to(device)
-    if config.init is not None:
+    model = _on(device, build_model(model_name, dataset))
+    if config.init is not None and asked is None:
         load_weights(model, Path(config.init))
     loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
-    _check_outputs(model, dataset, device)
+    task = Supervised(model, loss)
     probe = next(loader.epoch(0))
-    threads, sentence = runtime.pick_threads(config.threads, model, lambda twin: Supervised(twin, loss), probe, device)
+    rehearse(model, task, probe, dataset.classes)
+    threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
     base = build_base(config, model.parameters())
     optimizer = SharpnessAware(
         model,
@@ -121,12 +134,12 @@ def build(config: TrainConfig) -> Session:
     )
     return Session(
         config=resolved,
+        asked=asked or config,
         device=device,
         dataset=dataset,
         splits=splits,
         loader=loader,
         model=model,
-        task=Supervised(model, loss),
         test_task=Supervised(model, functional.cross_entropy),
         optimizer=optimizer,
         scheduler=schedules.attach(base, config, len(loader)),
@@ -169,23 +182,8 @@ def _short(reference: str) -> str:
     return f"{Path(path).stem}.{function}"
 
 
-def _check_outputs(model: nn.Module, dataset: Dataset, device: torch.device) -> None:
-    """Run the model on two samples, so that a misfit is told before the run starts."""
-    few = Batch(dataset.train.inputs[:2].to(device), None)
-    training = model.training
-    model.eval()
+def _on(device: torch.device, model: nn.Module) -> nn.Module:
     try:
-        with torch.no_grad():
-            outputs: Tensor = model(few.inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"the model does not accept inputs of shape {dataset.shape}: {reason}", "give another --model or --data"
-        ) from error
-    finally:
-        model.train(training)
-    if outputs.dim() != 2 or outputs.shape[1] < dataset.classes:
-        raise InputError(
-            f"the model returns shape {tuple(outputs.shape[1:])} a sample, the data have {dataset.classes} classes",
-            f"return at least {dataset.classes} outputs",
-        )
+        return model.to(device)
+    except (RuntimeError, NotImplementedError) as error:
+        raise InputError(f"the model cannot be put on {device}: {one_line(error)}", "give another --model") from error

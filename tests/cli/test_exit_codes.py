@@ -40,12 +40,12 @@ WORDS = ("train", "--model", "m.py:net", "--limit", "200", "-b", "32", "--epochs
 
 
 def signalling(at, number=signal.SIGTERM):
-    """A model that raises a signal in its n-th training pass; there are 2 a step, and 6 steps an epoch."""
+    """A model that raises a signal in its n-th training pass: one before the run, then 2 a step, 6 steps an epoch."""
     Path("m.py").write_text(SIGNALLING % (at, number))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize(("at", "step"), [(7, 4), (12, 6)])
+@pytest.mark.parametrize(("at", "step"), [(8, 4), (13, 6)])
 def test_a_signal_saves_and_says_how_to_go_on(sharpkit, number, code, at, step):
     signalling(-1)
     reference = sharpkit(*WORDS, "--out", "a", "--json")
@@ -79,7 +79,7 @@ def test_an_interrupted_run_is_a_document_too(sharpkit):
 
 def test_resume_auto_starts_goes_on_and_returns(sharpkit):
     words = (*WORDS, "--resume", "auto")
-    signalling(7)
+    signalling(8)
     assert sharpkit(*words).code == 143
     first = Path("runs").iterdir().__next__()
     signalling(-1)

@@ -8,9 +8,11 @@ import sys
 import time
 
 import pytest
+import tomli_w
 
 from sharpkit.engine import checkpoint
-from sharpkit.engine.rundir import read_config
+from sharpkit.engine.config import to_mapping
+from sharpkit.engine.rundir import read_config, write_text
 from tests.engine.support import metrics, outcome, resume, run, small, weights
 
 pytestmark = pytest.mark.slow
@@ -70,7 +72,8 @@ def test_a_kill_while_saving_leaves_a_whole_file(tmp_path, delay):
 def test_a_killed_run_goes_on_from_its_last_epoch(tmp_path, step):
     config = small(tmp_path, opt="sampa", augment="cutout", label_noise=0.2)
     reference = outcome(tmp_path / "a", run(config, tmp_path / "a"))
-    with start(KILLED, tmp_path / "a/config.toml", tmp_path / "b", step) as process:
+    write_text(tmp_path / "asked.toml", tomli_w.dumps(to_mapping(config)))
+    with start(KILLED, tmp_path / "asked.toml", tmp_path / "b", step) as process:
         _, err = process.communicate(timeout=120)
     assert process.returncode == -signal.SIGKILL, err
     assert checkpoint.load(tmp_path / "b/ckpt.pt")["step"] == step // 6 * 6

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
-from sharpkit.engine.rundir import RunDir, chosen, finite, read_config, run_name, to_json
+from sharpkit.engine.documents import finite, to_json
+from sharpkit.engine.rundir import RunDir, chosen, read_config, run_name
 from sharpkit.errors import InputError, SharpkitError, UsageError
 from tests.engine.support import metrics, run, small, weights
 
@@ -100,7 +101,8 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     given = {"a": math.nan, "b": [math.inf, (1.5, -math.inf)], "c": {"d": math.nan, 3: True}, "e": "nan", "f": None}
     expected = {"a": None, "b": [None, [1.5, None]], "c": {"d": None, "3": True}, "e": "nan", "f": None}
     assert finite(given) == expected
-    assert json.loads(to_json(given), parse_constant=pytest.fail) == expected
+    named = ["not a finite number: a, b[0], b[1][1], c.d"]
+    assert json.loads(to_json(given), parse_constant=pytest.fail) == {**expected, "warnings": named}
     RunDir(tmp_path).append([given])
     assert json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=pytest.fail) == expected
 
@@ -119,7 +121,7 @@ def test_toml_and_json_are_read(text):
 
 def test_a_configuration_survives_the_file():
     config = TrainConfig(**SETTINGS, rho=0.3, clip=1.5, limit=100, label_noise=0.1)
-    RunDir(Path("r")).create(config, {"argv": ["sharpkit", "ü"]})
+    chosen(ROOT, "x", Path("r"), False).create(config, {"argv": ["sharpkit", "ü"]})
     assert TrainConfig(**from_mapping(read_config(Path("r/config.toml")), "r")) == config
     assert tomllib.loads(Path("r/config.toml").read_text()) == to_mapping(config)
     assert json.loads(Path("r/env.json").read_text()) == {"argv": ["sharpkit", "ü"]}

@@ -1,0 +1,92 @@
+"""A pass before a run: what a user's model would fail at later it fails at now, and nothing is changed by it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sharpkit.core import randomness
+from sharpkit.core.buffers import Buffers
+from sharpkit.core.task import Batch, Task
+from sharpkit.errors import InputError, SharpkitError, one_line
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Generator[None]:
+    """Put buffers, gradients, mode and the global random streams back at the end."""
+    buffers, streams, training = Buffers.of(model), randomness.capture(device), model.training
+    grads = [(param, param.grad) for param in model.parameters()]
+    try:
+        yield
+    finally:
+        buffers.put_back()
+        randomness.restore(streams, device)
+        model.train(training)
+        for param, grad in grads:
+            param.grad = grad
+
+
+def rehearse(model: nn.Module, task: Task, batch: Batch, classes: int) -> None:
+    """Run the model forward in evaluation mode, forward and backward in training mode.
+
+    Args:
+        model: On the batch's device.
+        task: Outputs and losses of the model.
+        batch: A training batch as the run will see it.
+        classes: How many outputs a sample needs.
+
+    Raises:
+        InputError: If the model raises, or its outputs are not what the loss needs.
+    """
+    if not any(True for _ in model.parameters()):
+        raise InputError("the model has no parameters", "give a model that can be trained")
+    shape = tuple(batch.inputs.shape)
+    with undisturbed(model, batch.inputs.device):
+        for training in (False, True):
+            model.train(training)
+            with torch.set_grad_enabled(training):
+                outputs = _outputs(task, batch, shape)
+            _check(outputs, len(batch.targets), classes)
+        _backward(model, task, outputs, batch)
+
+
+def _outputs(task: Task, batch: Batch, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return task.outputs(batch)
+    except SharpkitError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(
+            f"the model fails on inputs of shape {shape[1:]}, in a batch of {shape[0]}: {told}",
+            "correct the model, or give another --model, --data or --batch-size",
+        ) from error
+
+
+def _check(outputs: Tensor, count: int, classes: int) -> None:
+    if not isinstance(outputs, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"the model returns {type(outputs).__name__}, allowed is a tensor", "return the logits alone")
+    if outputs.dim() != 2 or outputs.shape[0] != count or outputs.shape[1] < classes:
+        raise InputError(
+            f"the model returns shape {tuple(outputs.shape)} for a batch of {count} in {classes} classes",
+            f"return ({count}, {classes}) logits",
+        )
+    if not outputs.is_floating_point():
+        raise InputError(f"the model returns {outputs.dtype}, allowed are floating-point logits", "return the logits")
+    if not bool(torch.isfinite(outputs).all()):
+        raise InputError("the model's outputs are not finite before the first step", "correct the model or its weights")
+
+
+def _backward(model: nn.Module, task: Task, outputs: Tensor, batch: Batch) -> None:
+    trained = [param for param in model.parameters() if param.requires_grad]
+    if not trained:
+        return  # the optimizer says so in its own words
+    if not outputs.requires_grad:
+        raise InputError("the model's outputs do not depend on its parameters", "do not detach them")
+    try:
+        torch.autograd.grad(task.losses(outputs, batch).mean(), trained, allow_unused=True)
+    except Exception as error:
+        raise InputError(f"the model fails in the backward pass: {one_line(error)}", "correct the model") from error
