@@ -101,6 +101,8 @@ def look_ahead(
     if how == "plain":
         rates = {p: float(group["lr"]) for group in base.param_groups for p in group["params"]}
         return [d.mul(-rates[p]) for p, d in zip(params, direction, strict=True)]
+    if type(base) is torch.optim.SGD and not any(group["maximize"] for group in base.param_groups):
+        return _sgd_ahead(base, params, direction, reached or [True] * len(params))
     ghost = _ghost(base)
 
     def run(before: Vec) -> Vec:
@@ -115,6 +117,35 @@ def look_ahead(
                 p.grad = None
 
     return restored(params, run)
+
+
+def _sgd_ahead(base: torch.optim.SGD, params: Sequence[Tensor], direction: Vec, reached: Sequence[bool]) -> Vec:
+    """Return y - w of torch's SGD from its formula, at half the cost of a ghost's step.
+
+    g = d + wd w; m = mu m + (1 - damp) g, or g where there is no m yet; y - w = -lr (g + mu m if Nesterov, else m).
+    """
+    place = {p: i for i, p in enumerate(params) if reached[i]}
+    offset = [torch.empty(0)] * len(params)
+    for i, p in enumerate(params):
+        if not reached[i]:
+            offset[i] = torch.zeros_like(p, requires_grad=False)
+    for group in base.param_groups:
+        rows = [place[p] for p in group["params"] if p in place]
+        if not rows:
+            continue
+        heading = [direction[i] for i in rows]
+        if group["weight_decay"]:
+            heading = vec.add(heading, [params[i] for i in rows], alpha=group["weight_decay"])
+        if momentum := group["momentum"]:
+            grads, held = heading, [base.state.get(params[i], {}).get("momentum_buffer") for i in rows]
+            old = [g if m is None else m for g, m in zip(grads, held, strict=True)]
+            new = vec.add(vec.scale(old, momentum), grads, alpha=1 - group["dampening"])
+            heading = [g if m is None else n for g, m, n in zip(grads, held, new, strict=True)]
+            if group["nesterov"]:
+                heading = vec.add(grads, heading, alpha=momentum)
+        for i, h in zip(rows, vec.scale(heading, -group["lr"]), strict=True):
+            offset[i] = h
+    return offset
 
 
 def _ghost(base: Optimizer) -> Any:

@@ -33,6 +33,15 @@ class SignMomentum(torch.optim.Optimizer):
 BASES = {
     "sgd": lambda ps: torch.optim.SGD(ps, lr=0.1),
     "nesterov": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
+    "maximize": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, weight_decay=1e-2, maximize=True),
+    "sgd-tensor-lr": lambda ps: torch.optim.SGD(ps, lr=torch.tensor(0.1), momentum=0.9, weight_decay=1e-2),
+    "sgd-groups": lambda ps: torch.optim.SGD(
+        [{"params": ps[:2], "lr": 0.1}, {"params": ps[2:], "momentum": 0.0, "dampening": 0.5}],
+        lr=0.2,
+        momentum=0.8,
+        dampening=0.3,
+        weight_decay=1e-2,
+    ),
     "no-foreach": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, dampening=0.1, foreach=False),
     "adam": lambda ps: torch.optim.Adam(ps, lr=0.01, amsgrad=True, weight_decay=1e-2),
     "adamw": lambda ps: torch.optim.AdamW(ps, lr=0.01),
