@@ -1,4 +1,4 @@
-"""Sphinx configuration. The figures are drawn from the recipes on every build."""
+"""Sphinx configuration. Figures are drawn by the recipes, and tables read off the code, on every build."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import figures  # noqa: E402
+import tables  # noqa: E402
 
 import sharpkit  # noqa: E402
 
@@ -64,10 +65,11 @@ def _within(pieces: list[str], k: int, mark: str) -> bool:
     return before.endswith((mark, ":")) or after.startswith(mark)
 
 
-def draw_figures(app: Any) -> None:
+def generate(app: Any) -> None:
     figures.draw_all(HERE / "_generated")
+    tables.write_all(HERE / "_generated")
 
 
 def setup(app: Any) -> None:
     app.connect("autodoc-process-docstring", docstring_to_rst, priority=900)  # after napoleon
-    app.connect("builder-inited", draw_figures)
+    app.connect("builder-inited", generate)

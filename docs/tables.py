@@ -1,0 +1,51 @@
+"""Write the tables that the code itself knows: the recipes, and the options of `sharpkit train`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import sharpkit
+from sharpkit.cli.options import PANELS, flag
+from sharpkit.engine.config import options
+
+
+def write_all(folder: Path) -> None:
+    """Write every table as a Markdown file to be included."""
+    folder.mkdir(exist_ok=True)
+    (folder / "recipes.md").write_text(recipes(), encoding="utf-8")
+    (folder / "options.md").write_text(train_options(), encoding="utf-8")
+
+
+def recipes() -> str:
+    """Return a row for every recipe: its page, what it does, which slots it states and its cost."""
+    rows: list[Sequence[str]] = []
+    for name, recipe in sharpkit.RECIPES.items():
+        text = " ".join((inspect.getdoc(recipe) or "").split())
+        cost = re.search(r"Cost: (.*?)\.(?: |$)", text)
+        assert cost is not None, f"the docstring of {name} does not say what it costs"
+        slots = ", ".join(f"`{slot}`" for slot in sorted(recipe().stated()))
+        rows.append((f"[`{name}`]({name}.md)", text.split(". ")[0], slots, cost[1].partition(",")[0]))
+    return table(("recipe", "what it does", "slots it states", "cost"), rows)
+
+
+def train_options() -> str:
+    """Return a table of options for every panel of `sharpkit train --help`."""
+    declared = options()
+    parts: list[str] = []
+    for panel, names in PANELS.items():
+        rows = [
+            (f"`{flag(name)}`", f"`{declared[name].metadata['shown'] or declared[name].default}`",
+             declared[name].metadata["help"])
+            for name in names
+        ]  # fmt: skip
+        parts.append(f"**{panel}**\n\n" + table(("option", "default", "what it is"), rows))
+    return "\n".join(parts)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
