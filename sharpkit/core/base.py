@@ -139,7 +139,8 @@ def _sgd_ahead(base: torch.optim.SGD, params: Sequence[Tensor], direction: Vec, 
         if momentum := group["momentum"]:
             grads, held = heading, [base.state.get(params[i], {}).get("momentum_buffer") for i in rows]
             old = [g if m is None else m for g, m in zip(grads, held, strict=True)]
-            new = vec.add(vec.scale(old, momentum), grads, alpha=1 - group["dampening"])
+            new = vec.scale(old, momentum)
+            vec.add_(new, grads, alpha=1 - group["dampening"])
             heading = [g if m is None else n for g, m, n in zip(grads, held, new, strict=True)]
             if group["nesterov"]:
                 heading = vec.add(grads, heading, alpha=momentum)

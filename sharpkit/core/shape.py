@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
-import torch
 from torch import Tensor
 
 from sharpkit.core import vec
@@ -33,7 +33,7 @@ def perturbation(rule: Rule, step: Step, direction: Vec) -> Vec:
     diagonal = rule.metric.diagonal(step, a) if rule.metric is not None else [None] * len(a)
     scaled = _times(diagonal, a)
     length = vec.norm(scaled)
-    finite = torch.isfinite(length)
+    finite = length < inf
     step.note("ascent_norm", length)
     step.tally("zero_norm", length == 0)
     step.tally("nonfinite_norm", ~finite)

@@ -16,7 +16,7 @@ from torch import Tensor
 Vec = list[Tensor]
 
 _ROW = 1024
-_LARGE = 16 * _ROW
+_LARGE = 64 * _ROW
 
 
 def clone(v: Sequence[Tensor]) -> Vec:

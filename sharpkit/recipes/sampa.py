@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import ClassVar
-
-import torch
 
 from sharpkit.core import vec
 from sharpkit.core.base import LookAhead
@@ -81,7 +80,7 @@ class Optimistic(Descent):
 
     def _remember(self, step: Step, point: Point, q: Vec) -> None:
         # A q that is not finite would make y, hence every later q, not finite; zero is one step without perturbation.
-        finite = torch.isfinite(vec.norm(q))
+        finite = vec.norm(q) < inf
         step.tally("nonfinite_norm", ~finite)
         step.memory[_GRADIENT] = vec.keep_if(finite, q)
         step.memory[_REACHED] = list(point.reached)
