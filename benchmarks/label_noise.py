@@ -22,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from sharpkit.commands import train
 from sharpkit.commands.train import TrainResult
@@ -104,6 +105,7 @@ def draw(cells: list[Cell], title: str, path: Path) -> None:
             panel.plot(epochs, mean, style, color=color, label=cell.opt)
             panel.fill_between(epochs, mean - deviation, mean + deviation, color=color, alpha=0.15, linewidth=0)
         panel.set(xlabel="epoch", ylabel="accuracy, %", title=name, ylim=(0, 100))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.25)
     panels[1].legend(loc="lower right", frameon=False)
     figure.suptitle(title, fontsize=11)
