@@ -66,6 +66,15 @@ def trainable(model: nn.Module, base: Optimizer) -> tuple[list[str], list[Tensor
     return [name for name, _ in found.values()], [p for _, p in found.values()]
 
 
+def owners(model: nn.Module, params: Sequence[Tensor]) -> list[nn.Module | None]:
+    """Return the module that holds each parameter itself, the first of several; None for one outside the model."""
+    holds: dict[int, nn.Module] = {}
+    for module in model.modules():
+        for p in module.parameters(recurse=False):
+            holds.setdefault(id(p), module)
+    return [holds.get(id(p)) for p in params]
+
+
 def check_unchanged(base: Optimizer, params: Sequence[Tensor]) -> None:
     """Refuse parameters that became trainable, or were added, after the optimizer was built.
 

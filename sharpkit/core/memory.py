@@ -35,6 +35,10 @@ class Memory:
             return self._staged[key]
         return self._kept.get(key, default)
 
+    def kept(self, key: str) -> Any:
+        """Return a value as it was before this step, None where there was none."""
+        return self._kept.get(key)
+
     def commit(self) -> None:
         """Keep what has been written since the last commit."""
         self._kept.update(self._staged)
@@ -73,3 +77,7 @@ class ShardMemory:
     def get(self, key: str, default: Any = None) -> Any:
         """Return a value, or the default where there is none."""
         return self._memory.get(self._prefix + key, default)
+
+    def of_shards(self, key: str, count: int) -> list[Any]:
+        """Return what the first `count` shards kept under a key before this step."""
+        return [self._memory.kept(f"{shard}/{key}") for shard in range(count)]

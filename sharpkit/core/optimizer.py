@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpkit.core import vec
-from sharpkit.core.base import check_base, check_unchanged, trainable
+from sharpkit.core.base import check_base, check_unchanged, owners, trainable
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm, SingleProcess
 from sharpkit.core.memory import Memory, ShardMemory
@@ -116,7 +116,15 @@ class SharpnessAware:
             replay=rng,
             update_buffers=_ROLES[bn_stats],
         )
-        self._around = Surroundings(self.params, self.names, base, self._oracle, self._generator)
+        self._around = Surroundings(
+            self.params,
+            self.names,
+            base,
+            self._oracle,
+            self._generator,
+            owners(model, self.params),
+            self.rule.ascent_loss,
+        )
         whole = None if (self.rule.shards or 1) > 1 else True
         self._check_needs({"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "whole_batch": whole})
 
@@ -141,7 +149,9 @@ class SharpnessAware:
         try:
             shards = work.split(self.rule.shards or 1)
             shares = [shard.size / work.size for shard in shards]
-            steps = [Step(self._around, s, ShardMemory(self._memory, i), self.clock, i) for i, s in enumerate(shards)]
+            steps = [
+                Step(self._around, s, ShardMemory(self._memory, i), self.clock, i, shares) for i, s in enumerate(shards)
+            ]
             update, perturbed = _weighted([self._direction(step) for step in steps], shares)
             for step in steps:
                 step.clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
@@ -170,7 +180,10 @@ class SharpnessAware:
         assert rule.rows
         assert rule.descent
         if not rule.gate.perturbs(step):
+            if rule.filter is not None:
+                rule.filter.pass_by(step)
             return rule.descent.plain(step), False
+        step.touched = rule.touched(step)
         direction = rule.ascent.direction(step)
         if rule.filter is not None:
             direction = rule.filter.apply(step, direction)

@@ -126,7 +126,13 @@ class Oracle:
         self._replay = replay
         self._update_buffers = update_buffers
 
-    def evaluate(self, work: Work, role: Role, objectives: Sequence[Objective | None] = (None,)) -> Evaluation:
+    def evaluate(
+        self,
+        work: Work,
+        role: Role,
+        objectives: Sequence[Objective | None] = (None,),
+        only: Sequence[bool] | None = None,
+    ) -> Evaluation:
         """Compute the mean loss and the gradients of the given objectives from one forward pass.
 
         Args:
@@ -134,6 +140,7 @@ class Oracle:
             role: Whether this is the step's clean pass.
             objectives: Per-sample losses to differentiate the mean of; None is the task's own; without any, the
                 pass is forward only.
+            only: The parameters to differentiate by, the others' gradients are zero; None is all.
 
         Raises:
             UsageError: If a closure is asked for more than the gradient of its own loss.
@@ -143,7 +150,7 @@ class Oracle:
             with randomness.replayed(self._recorded(work), self._device):
                 if isinstance(work, Closure):
                     return self._run_closure(work, objectives)
-                return self._run_batch(work, objectives)
+                return self._run_batch(work, objectives, only)
         finally:
             if frozen is not None:
                 frozen.put_back()
@@ -157,19 +164,21 @@ class Oracle:
             return None
         return work.randomness
 
-    def _run_batch(self, batch: Batch, objectives: Sequence[Objective | None]) -> Evaluation:
+    def _run_batch(
+        self, batch: Batch, objectives: Sequence[Objective | None], only: Sequence[bool] | None
+    ) -> Evaluation:
         size = batch.size
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
         sums: list[Vec] = []
         reached = [False] * len(self._params)
-        for piece in batch.split(min(self._accumulate, size)):
+        for piece in batch.split(self._accumulate):
             with torch.set_grad_enabled(bool(objectives)), self._precision.autocast():
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
                 scalars = [(own if o is None else o(out, piece)).sum() / size for o in objectives]
             for k, scalar in enumerate(scalars):
-                grads = self._backward(scalar, k + 1 < len(scalars), reached)
+                grads = self._backward(scalar, k + 1 < len(scalars), reached, only)
                 if k < len(sums):
                     vec.add_(sums[k], grads)
                 else:
@@ -211,9 +220,9 @@ class Oracle:
         self._settle(grads)
         return Evaluation(loss, None, None, [grads], reached)
 
-    def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool]) -> Vec:
+    def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool], only: Sequence[bool] | None) -> Vec:
         self._clear()
-        wanted = [p for p in self._params if p.requires_grad]
+        wanted = [p for i, p in enumerate(self._params) if p.requires_grad and (only is None or only[i])]
         with torch.enable_grad():
             scaled = self._precision.scale(loss)
         # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.

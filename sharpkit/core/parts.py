@@ -9,7 +9,7 @@ import torch
 
 from sharpkit.core.oracle import Work
 from sharpkit.core.point import Point
-from sharpkit.core.rule import Ascent, Descent, Gate, Radius, Rows
+from sharpkit.core.rule import Ascent, Descent, Gate, Need, Radius, Rows
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import UsageError, check_range
@@ -62,6 +62,7 @@ class Bernoulli(Gate):
     """
 
     p: float
+    needs: ClassVar[frozenset[Need]] = frozenset({"whole_batch"})  # one draw a step, not one a shard
 
     def __post_init__(self) -> None:
         check_range("p", self.p, 0, 1)
@@ -73,11 +74,13 @@ class Bernoulli(Gate):
 
 @dataclass(frozen=True)
 class Gradient(Ascent):
-    """Climb the clean gradient g = grad L(B; w)."""
+    """Climb the clean gradient at w: of the task's loss, g, or of the ascent loss that the rule states."""
 
     def direction(self, step: Step) -> Vec:
-        """Return g."""
-        return step.here.grad
+        """Return the gradient, with zeros where no mask leaves anything of it."""
+        if step.touched is None or all(step.touched):
+            return step.here.gradients(step.ascent_loss)[0]
+        return step.here.partial(step.ascent_loss, step.touched)
 
 
 @dataclass(frozen=True)

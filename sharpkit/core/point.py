@@ -105,6 +105,15 @@ class Point:
             self._grads.update(zip(missing, self._run(missing).grads, strict=True))
         return tuple(self._grads[o] for o in objectives)
 
+    def partial(self, objective: Objective | None, only: Sequence[bool]) -> Vec:
+        """Return the gradient by some parameters, zeros for the others, whose weight gradients are not computed.
+
+        It is not remembered: who asks for the whole gradient later pays for it.
+        """
+        if objective in self._grads:
+            return self._grads[objective]
+        return self._run([objective], only).grads[0]
+
     @property
     def grad(self) -> Vec:
         """The gradient of the mean loss, aligned with the parameters; not to be changed in place."""
@@ -143,9 +152,11 @@ class Point:
         assert self._evaluation is not None
         return self._evaluation
 
-    def _run(self, objectives: Sequence[Objective | None]) -> Evaluation:
+    def _run(self, objectives: Sequence[Objective | None], only: Sequence[bool] | None = None) -> Evaluation:
         again = self._evaluation is not None
         role: Role = "perturbed" if again else self._role  # a second forward pass must not move buffers twice
-        result = displaced(self._params, self._offset, lambda: self._oracle.evaluate(self._work, role, objectives))
+        result = displaced(
+            self._params, self._offset, lambda: self._oracle.evaluate(self._work, role, objectives, only)
+        )
         self._evaluation = self._evaluation or result
         return result

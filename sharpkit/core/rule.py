@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sharpkit.core.oracle import Work
     from sharpkit.core.point import Point
     from sharpkit.core.step import Step
+    from sharpkit.core.task import Batch
 
 Need = Literal["batch", "indices", "whole_batch", "total_steps", "steps_per_epoch"]
 """What a part cannot do without: the batch itself (not a closure), sample indices, a single shard, the clock's ends."""
@@ -29,6 +30,8 @@ class Part:
     """An answer to one of the questions."""
 
     needs: ClassVar[frozenset[Need]] = frozenset()
+    clean_gradient: ClassVar[bool] = False
+    """Whether it looks at the whole clean gradient on a step that perturbs; else masks may leave parts of it out."""
 
 
 class Gate(Part, ABC):
@@ -49,12 +52,23 @@ class Ascent(Part, ABC):
         """Return v, aligned with the parameters."""
 
 
+class AscentLoss(Part, ABC):
+    """Which loss is climbed, where it is not the task's own?"""
+
+    @abstractmethod
+    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of every sample, (B,), from the model's outputs."""
+
+
 class Filter(Part, ABC):
     """What is done to the climbed vector before it is shaped (smoothing over steps, say)?"""
 
     @abstractmethod
     def apply(self, step: Step, direction: Vec) -> Vec:
         """Return the filtered vector."""
+
+    def pass_by(self, step: Step) -> None:
+        """See a step that does not perturb; a filter that remembers may want its gradient."""
 
 
 class Metric(Part, ABC):
@@ -77,6 +91,13 @@ class Mask(Part, ABC):
     @abstractmethod
     def apply(self, step: Step, v: Vec) -> Vec:
         """Return v with the entries that are not perturbed set to zero."""
+
+    def touched(self, step: Step) -> list[bool] | None:
+        """Return which parameters it may leave anything of, known before any pass; None is all.
+
+        The weight gradients of the others need not be computed in the ascent pass.
+        """
+        return None
 
 
 class Radius(Part, ABC):
@@ -111,13 +132,15 @@ class Descent(Part, ABC):
 class Rule:
     """A variant: its name and the slots in which it differs from plain SAM.
 
-    `a + b` is the union of what a and b state. Masks intersect. The radius of the rule that also states the metric or
-    a mask holds, since that is what it is measured in. Any other slot that both state differently is a conflict.
+    `a + b` is the union of what a and b state. Masks intersect. Of two radii the one holds whose rule also states the
+    metric or a mask, since that is what it is measured in; a rule that states nothing else but when to perturb gives
+    way. Any other slot that both state differently is a conflict.
 
     Args:
         name: The registry name, or names joined by `+`.
         gate: When to perturb; else always.
         ascent: What is climbed; else the clean gradient.
+        ascent_loss: Whose gradient that is; else the task's own loss.
         filter: What is done to it; else nothing.
         metric: Where the radius is measured; else in Euclidean space.
         masks: What may be perturbed; else everything.
@@ -131,6 +154,7 @@ class Rule:
     name: str
     gate: Gate | None = None
     ascent: Ascent | None = None
+    ascent_loss: AscentLoss | None = None
     filter: Filter | None = None
     metric: Metric | None = None
     masks: tuple[Mask, ...] = ()
@@ -166,6 +190,13 @@ class Rule:
         stated = [getattr(self, slot) for slot in SLOTS if slot not in ("masks", "shards")]
         return [part for part in stated if part is not None] + list(self.masks)
 
+    def touched(self, step: Step) -> list[bool] | None:
+        """Return which parameters the climbed vector is needed on; None is all."""
+        if any(part.clean_gradient for part in self.parts()):
+            return None
+        chosen = [flags for mask in self.masks if mask.inside and (flags := mask.touched(step)) is not None]
+        return [all(flags) for flags in zip(*chosen, strict=True)] if chosen else None
+
     def needs(self) -> set[Need]:
         """Return what the parts cannot do without."""
         return {need for part in self.parts() for need in part.needs}
@@ -191,10 +222,17 @@ def _merge(slot: str, a: Rule, b: Rule) -> Any:
 def _merge_radius(a: Rule, b: Rule) -> Radius | None:
     if a.radius is None or b.radius is None or a.radius == b.radius:
         return a.radius or b.radius
-    measured = [rule for rule in (a, b) if rule.metric is not None or rule.masks]
-    if len(measured) == 1:
-        return measured[0].radius
+    mine, theirs = _claim(a), _claim(b)
+    if mine != theirs:
+        return a.radius if mine > theirs else b.radius
     raise ConflictError(
         f"{a.name} and {b.name} both claim the slot 'radius' and answer it differently",
         "give one for both, as in :rho=0.1",
     )
+
+
+def _claim(rule: Rule) -> int:
+    """Return how strongly a rule's radius belongs to it: to what it is measured in, to the method, or to neither."""
+    if rule.metric is not None or rule.masks:
+        return 2
+    return 1 if rule.stated() - {"gate", "radius"} else 0

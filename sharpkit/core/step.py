@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpkit.core.base import LookAhead, look_ahead
 from sharpkit.core.memory import ShardMemory
-from sharpkit.core.oracle import Oracle, Role, Work
+from sharpkit.core.oracle import Objective, Oracle, Role, Work
 from sharpkit.core.point import Point
 from sharpkit.core.task import Batch
 from sharpkit.core.vec import Vec
 from sharpkit.errors import UsageError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Surroundings:
     base: Optimizer
     oracle: Oracle
     generator: torch.Generator
+    owners: Sequence[nn.Module | None]
+    ascent_loss: Objective | None = None
 
 
 class Step:
@@ -67,16 +72,30 @@ class Step:
         memory: What the rule remembers about this shard.
         clock: Where in the run the step is.
         shard: The shard's number.
+        shares: What part of the batch every shard is.
     """
 
-    def __init__(self, around: Surroundings, work: Work, memory: ShardMemory, clock: Clock, shard: int = 0) -> None:
+    def __init__(
+        self,
+        around: Surroundings,
+        work: Work,
+        memory: ShardMemory,
+        clock: Clock,
+        shard: int = 0,
+        shares: Sequence[float] = (1.0,),
+    ) -> None:
         self.params = around.params
         self.names = around.names
+        self.owners = around.owners  # the module that each parameter belongs to, if the model has it
         self.generator = around.generator
+        self.ascent_loss = around.ascent_loss  # None is the task's own
+        self.touched: list[bool] | None = None  # which parameters the climbed vector is needed on; None is all
+        self._once: dict[str, Any] = {}
         self.work = work
         self.memory = memory
         self.clock = clock
         self.shard = shard
+        self.shares = shares
         self.notes: dict[str, Tensor] = {}
         self.tallies: dict[str, Tensor] = {}
         self.overlap = 0.0  # gradients that could have run beside others
@@ -102,12 +121,12 @@ class Step:
         """The step's clean point: `here`, unless a part named another."""
         return self.here if self.here.evaluated else self._clean
 
-    def together(self, *points: Point) -> None:
-        """Evaluate the gradients of independent points; in a single process one after the other."""
+    def together(self, *evaluations: Callable[[], object]) -> None:
+        """Make evaluations that do not depend on each other; in a single process one after the other."""
         costs: list[float] = []
-        for point in points:
+        for evaluate in evaluations:
             before = self._around.oracle.cost.gradients
-            _ = point.grad
+            evaluate()
             costs.append(self._around.oracle.cost.gradients - before)
         self.overlap += sum(costs) - max(costs)
 
@@ -120,6 +139,23 @@ class Step:
             reached: Which parameters `direction` has a gradient for; None is all.
         """
         return look_ahead(self._around.base, self.params, direction, how, reached)
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """Return what `make` gave when a part first asked in this step, so that parts share a draw."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
+
+    @property
+    def lr_fraction(self) -> float:
+        """The learning rate of the base optimizer's first group over its peak, from 0 to 1.
+
+        The peak is what the scheduler says: `max_lr` or `initial_lr`; without one the rate is at its peak.
+        """
+        group = self._around.base.param_groups[0]
+        rate = float(group["lr"])
+        peak = float(group.get("max_lr", group.get("initial_lr", rate)))
+        return min(1.0, rate / peak) if peak > 0 else 1.0
 
     def batch(self) -> Batch:
         """Return this step's batch.

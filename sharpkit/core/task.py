@@ -90,17 +90,15 @@ class Batch:
         )
 
     def split(self, pieces: int) -> list[Batch]:
-        """Cut the batch into `pieces` consecutive parts whose sizes differ by at most one.
+        """Cut the batch into consecutive parts whose sizes differ by at most one, the larger ones first.
 
-        Raises:
-            UsageError: If there are fewer samples than pieces.
+        A batch of fewer samples than `pieces` gives one part a sample.
         """
-        if pieces == 1:
-            return [self]
         size = self.size
-        if pieces > size:
-            raise UsageError(f"a batch of {size} cannot be cut into {pieces} pieces", f"use at most {size} pieces")
-        bounds = [size * i // pieces for i in range(pieces + 1)]
+        pieces = min(pieces, size)
+        if pieces <= 1:
+            return [self]
+        bounds = [size // pieces * i + min(i, size % pieces) for i in range(pieces + 1)]
         return [self.select_range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
     def select_range(self, start: int, stop: int) -> Batch:

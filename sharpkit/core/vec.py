@@ -110,6 +110,12 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     return torch.stack([p.sum(dtype=dtype).to(home) for p in products]).sum()
 
 
+def projection(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return <a, b> / ||b||^2, the coefficient of a's projection onto b; 0 where b is zero."""
+    squared = dot(b, b)
+    return torch.where(squared > 0, dot(a, b) / squared, 0.0)
+
+
 def keep_if(condition: Tensor, v: Sequence[Tensor]) -> Vec:
     """Return v where the 0-dim condition holds and exact zeros where not, even if v holds NaN.
 

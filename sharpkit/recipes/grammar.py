@@ -7,7 +7,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, get_args, get_type_hints
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sharpkit.core.rule import Rule
 from sharpkit.errors import UsageError
@@ -19,7 +20,7 @@ class Parameter:
     """A hyperparameter of a recipe, read off its function's signature."""
 
     name: str
-    kind: Any  # float, int, bool, or a Literal
+    kind: Any  # float, int, a Literal, or `float | None` for a short form of others
     default: Any
 
 
@@ -77,6 +78,8 @@ def _assignment(item: str, text: str) -> tuple[str, str]:
 
 
 def _convert(key: str, raw: str, kind: Any, text: str) -> Any:
+    if get_origin(kind) is UnionType:
+        kind = get_args(kind)[0]
     if choices := get_args(kind):
         if raw in choices:
             return raw
@@ -104,7 +107,9 @@ def _canonical(
     settings: dict[str, Any] = {}
     for name, own in known.items():
         for key, parameter in own.items():
-            settings.setdefault(key, values[name].get(key, parameter.default))
+            value = values[name].get(key, parameter.default)
+            if value is not None:
+                settings.setdefault(key, value)
     radius = getattr(rule.radius, "rho", None)
     if "rho" in settings and radius is not None:
         settings["rho"] = radius

@@ -18,8 +18,10 @@ from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range
 
 _GRADIENT = "sampa.q"
+_CLIMBED = "sampa.climbed"
 _REACHED = "sampa.reached"
 _BATCH = "sampa.batch"
+_SHARES = "sampa.shares"
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,17 @@ class AfterFirst(Gate):
     """Perturb on every step for which the step before has left a gradient and a batch."""
 
     def perturbs(self, step: Step) -> bool:
-        """Return whether q is there."""
-        return _GRADIENT in step.memory
+        """Return whether q is there, for as many shards as this batch has."""
+        return len(step.memory.of_shards(_SHARES, 1)[0] or ()) == len(step.shares)
 
 
 @dataclass(frozen=True)
 class LookAheadGradient(Ascent):
-    """Climb q_t = grad L(B_{t-1}; y_t), computed in the step before."""
+    """Climb q_t = grad L(B_{t-1}; y_t), or the gradient of the ascent loss there, computed in the step before."""
 
     def direction(self, step: Step) -> Vec:
-        """Return q."""
-        return step.memory[_GRADIENT]
+        """Return what is climbed."""
+        return step.memory[_GRADIENT if step.ascent_loss is None else _CLIMBED]
 
 
 @dataclass(frozen=True)
@@ -60,31 +62,52 @@ class Optimistic(Descent):
 
     lam: float
     y_step: LookAhead
-    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "whole_batch"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch"})
 
     def __post_init__(self) -> None:
         check_range("lam", self.lam, 0, 1)
 
     def perturbed(self, step: Step, there: Point) -> Vec:
-        """Evaluate h and the next q, store q and the batch, and return their combination."""
-        ahead = step.look_ahead(step.memory[_GRADIENT], self.y_step, step.memory[_REACHED])
+        """Evaluate h and the next q, store q and the batch, and return their combination.
+
+        With shards, y is one for all, along the mean of their q, and h has the weight of the shard that it is of.
+        """
+        shares = step.memory[_SHARES]
+        ahead = step.look_ahead(_mean(step, shares), self.y_step, step.memory[_REACHED])
         y = step.at(ahead, clean=True)
-        step.together(there, y)
+        step.together(lambda: there.grad, lambda: y.gradients(None, step.ascent_loss))
         self._remember(step, y, y.grad)
-        return vec.lerp(there.grad, y.grad, self.lam) if self.lam else there.grad
+        weight = shares[step.shard] / step.shares[step.shard]
+        h = there.grad if weight == 1 else vec.scale(there.grad, weight)
+        return vec.lerp(h, y.grad, self.lam) if self.lam else h
 
     def plain(self, step: Step) -> Vec:
         """Take the very first step with q_1 = grad L(B_0; w_0)."""
-        self._remember(step, step.here, vec.clone(step.here.grad))
-        return step.here.grad
+        q, _ = step.here.gradients(None, step.ascent_loss)
+        self._remember(step, step.here, vec.clone(q))
+        return q
 
     def _remember(self, step: Step, point: Point, q: Vec) -> None:
         # A q that is not finite would make y, hence every later q, not finite; zero is one step without perturbation.
         finite = vec.norm(q) < inf
         step.tally("nonfinite_norm", ~finite)
         step.memory[_GRADIENT] = vec.keep_if(finite, q)
+        if step.ascent_loss is not None:
+            step.memory[_CLIMBED] = point.gradients(step.ascent_loss)[0]
         step.memory[_REACHED] = list(point.reached)
         step.memory[_BATCH] = step.batch().pack()
+        step.memory[_SHARES] = list(step.shares)
+
+
+def _mean(step: Step, shares: list[float]) -> Vec:
+    """Return the mean of the shards' q, each with its share of the batch that it is of."""
+    every = step.memory.of_shards(_GRADIENT, len(shares))
+    if len(every) == 1:
+        return every[0]
+    mean = vec.scale(every[0], shares[0])
+    for q, share in zip(every[1:], shares[1:], strict=True):
+        vec.add_(mean, q, alpha=share)
+    return mean
 
 
 def sampa(rho: float = 0.1, lam: float = 0.2, y_step: LookAhead = "peek") -> Rule:

@@ -45,7 +45,7 @@ def batch(size=8, seed=0, dtype=torch.float64):
 
 def sharp(rule, model, base=None, **options) -> SharpnessAware:
     base = base or torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-    return SharpnessAware(model, base, rule, **{"loss": F.cross_entropy, **options})
+    return SharpnessAware(model, base, rule, **{"loss": F.cross_entropy, "total_steps": 20, **options})
 
 
 def weights(model) -> list[torch.Tensor]:

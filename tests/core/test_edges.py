@@ -21,9 +21,15 @@ def test_memory_get():
 
 
 def test_gate_that_differs_between_shards():
-    opt = sharp(Rule("x", gate=parts.Bernoulli(0.5), shards=2), net())
-    for _ in range(10):
-        opt.step(batch())
+    class FirstShard(slots.Gate):
+        def perturbs(self, step):
+            return step.shard == 0
+
+    opt = sharp(Rule("x", gate=FirstShard(), shards=2), net())
+    for _ in range(3):
+        report = opt.step(batch())
+        assert report.perturbed
+        assert report.gradients == 1.5
 
 
 class Reassigning(nn.Module):
@@ -183,9 +189,17 @@ def test_generator_after_a_step_that_raised():
     assert torch.equal(opt.state_dict()["generator"], before)
 
 
-def test_sampa_refuses_shards_until_it_can_look_ahead_along_their_mean():
-    with pytest.raises(UsageError, match="needs whole_batch"):
-        sharp(replace(parse("sampa"), shards=2), net())
+@pytest.mark.parametrize("rule", ["vasso", "ss-sam", "ae-sam", "esam"])
+def test_what_decides_or_remembers_for_the_whole_batch_refuses_shards(rule):
+    with pytest.raises(UsageError, match=rf"{rule} needs whole_batch, which was not given \(use shards=1"):
+        sharp(replace(parse(rule), shards=2), net())
+
+
+def test_sampa_starts_anew_where_the_number_of_shards_changes():
+    """A last batch may have fewer samples than there are shards."""
+    opt = sharp("sampa+msam:m=4:rho=0.1", net())
+    perturbed = [opt.step(batch(size)).perturbed for size in (8, 8, 3, 8, 8)]
+    assert perturbed == [False, True, False, False, True]
 
 
 def test_state_in_memory_is_not_shared_by_two_optimizers():

@@ -27,7 +27,7 @@ def test_a_run_resumes_bit_for_bit_from_its_file(rule, base, options, tmp_path):
     def steps(opt, first, last):
         for t in range(first, last):
             torch.manual_seed(t)  # the global stream is the caller's to restore
-            opt.step(batch(seed=t, dtype=torch.float32))
+            opt.step(batch(16, seed=t, dtype=torch.float32))
 
     model, opt = fresh()
     steps(opt, 0, 3)
@@ -85,7 +85,7 @@ def test_declared_needs_are_checked_before_anything_moves():
     with pytest.raises(UsageError, match="clocked needs steps_per_epoch"):
         sharp(rule, net(), total_steps=4)
     with pytest.raises(UsageError, match="clocked needs total_steps"):
-        sharp(rule, net(), steps_per_epoch=4)
+        sharp(rule, net(), total_steps=None, steps_per_epoch=4)
     opt = sharp(rule, net(), total_steps=4, steps_per_epoch=3)
     with pytest.raises(UsageError, match=r"needs indices.*opt\.step\(\(inputs, targets, indices\)\)"):
         opt.step(batch())
@@ -115,11 +115,12 @@ def test_a_task_serves_in_place_of_the_loss():
 
 @pytest.mark.parametrize("size", [8, 7])
 def test_two_shards_are_the_weighted_mean_of_two_sams(size):
-    """mSAM by hand: every shard climbs its own gradient; shares are 4/8 + 4/8, or 3/7 + 4/7."""
+    """mSAM by hand: every shard climbs its own gradient; shares are 4/8 + 4/8, or 4/7 + 3/7."""
     model = net()
     x, y = batch(size)
     w, expected = weights(model), [torch.zeros_like(p) for p in model.parameters()]
-    for rows in (slice(0, size // 2), slice(size // 2, size)):
+    cut = (size + 1) // 2
+    for rows in (slice(0, cut), slice(cut, size)):
         g = gradient(net(), x[rows], y[rows])
         there = [a + 0.5 * b / joint_norm(g) for a, b in zip(w, g, strict=True)]
         h = gradient(net(), x[rows], y[rows], at=there)
@@ -134,12 +135,20 @@ def test_two_shards_are_the_weighted_mean_of_two_sams(size):
     assert report.gradients == pytest.approx(2)
 
 
-def test_shards_refuse_a_closure_and_too_small_a_batch():
+def test_shards_refuse_a_closure():
     opt = sharp(Rule("m-sam", shards=3), net())
     with pytest.raises(UsageError, match="a closure cannot be cut into 3 shards"):
         opt.step(lambda: torch.zeros(()))
-    with pytest.raises(UsageError, match="a batch of 2 cannot be cut into 3 pieces"):
-        opt.step(batch(2))
+
+
+def test_a_batch_smaller_than_the_shards_is_cut_into_samples():
+    """The last batch of an epoch may be."""
+    ends = []
+    for shards in (2, 5):
+        model = net()
+        sharp(Rule("m-sam", shards=shards), model).step(batch(2))
+        ends.append(bits(weights(model)))
+    assert ends[0] == ends[1]
 
 
 def test_gradients_of_the_caller_do_not_leak_into_the_step():

@@ -10,6 +10,7 @@ from sharpkit.core import parts
 from sharpkit.core.rule import Filter, Mask, Metric, Part
 from sharpkit.errors import ConflictError, UsageError
 from sharpkit.recipes.asam import asam
+from sharpkit.recipes.bisam import SmoothedErrors
 from sharpkit.recipes.sam import sam
 from sharpkit.recipes.sampa import sampa
 from sharpkit.recipes.sgd import sgd
@@ -48,6 +49,7 @@ class OnlyInside(Only):
 SLOT_VALUES = {
     "gate": (parts.Every(2), parts.Every(3)),
     "ascent": (parts.Gradient(), sampa().ascent),
+    "ascent_loss": (SmoothedErrors("log", 1.0), SmoothedErrors("tanh", 1.0)),
     "filter": (Keep(1.0), Keep(2.0)),
     "metric": (Ones(), asam().metric),
     "radius": (parts.Constant(0.1), parts.Constant(0.2)),
@@ -107,8 +109,8 @@ def test_a_rule_that_never_perturbs_unites_with_none_that_would(name):
 
 
 def test_needs_come_from_the_parts():
-    assert sampa().needs() == {"batch", "whole_batch"}
-    assert (sampa() + asam()).needs() == {"batch", "whole_batch"}
+    assert sampa().needs() == {"batch"}
+    assert (sampa() + asam()).needs() == {"batch"}
     assert sam().needs() == asam().needs() == sgd().needs() == set()
 
 

@@ -24,9 +24,11 @@ def test_split_is_a_partition_into_parts_of_nearly_equal_size(size, data):
         assert torch.equal(torch.cat([getattr(part, column) for part in parts]), getattr(whole, column))
 
 
-def test_split_refuses_more_pieces_than_samples():
-    with pytest.raises(UsageError, match="a batch of 3 cannot be cut into 4 pieces"):
-        Batch(torch.zeros(3), torch.zeros(3)).split(4)
+@pytest.mark.parametrize(("size", "pieces"), [(7, 3), (8, 2), (3, 4), (1, 2), (9, 5)])
+def test_split_cuts_as_tensor_split_does(size, pieces):
+    parts = Batch(torch.arange(size), torch.arange(size)).split(pieces)
+    expected = [part.tolist() for part in torch.arange(size).tensor_split(min(size, pieces))]
+    assert [part.inputs.tolist() for part in parts] == [part.targets.tolist() for part in parts] == expected
 
 
 def test_select_takes_rows_of_every_tensor_of_a_tree():

@@ -11,7 +11,7 @@ from sharpkit.recipes.asam import WeightMagnitude
 from sharpkit.recipes.grammar import parameters
 from sharpkit.recipes.sampa import Optimistic
 
-POSITIVE = st.floats(0, 1e6, allow_nan=False)
+POSITIVE = st.floats(1e-3, 1e6, allow_nan=False)
 
 
 @pytest.mark.parametrize(
@@ -38,9 +38,11 @@ def test_canonical_text_round_trips(data, names):
     for name in names.split("+"):
         for key, parameter in parameters(RECIPES[name]).items():
             choices = getattr(parameter.kind, "__args__", None)
-            chosen[key] = data.draw(
-                st.sampled_from(choices) if choices else st.floats(0, 1) if key == "lam" else POSITIVE
-            )
+            if type(None) in (choices or ()):
+                continue
+            fraction = key in ("lam", "p", "theta", "delta")
+            numbers = st.integers(1, 9) if parameter.kind is int else st.floats(0.01, 0.99) if fraction else POSITIVE
+            chosen[key] = data.draw(st.sampled_from(choices) if choices else numbers)
     rule = parse(":".join([names, *(f"{key}={value!r}".replace("'", "") for key, value in chosen.items())]))
     assert parse(rule.text) == rule
     assert parse(rule.text).text == rule.text
@@ -103,4 +105,4 @@ def test_a_table_of_ones_own_with_whole_numbers():
 @pytest.mark.parametrize("name", RECIPES)
 def test_parameters_are_read_off_the_signature(name):
     for key, parameter in parameters(RECIPES[name]).items():
-        assert f"{key}={parameter.default}" in parse(name).text.split(":")
+        assert parameter.default is None or f"{key}={parameter.default}" in parse(name).text.split(":")

@@ -6,26 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from sharpkit import SharpnessAware
+from sharpkit import RECIPES, SharpnessAware
 from tests.reference import base as numpy_base
-from tests.reference import reference
+from tests.reference import reference, unions
 from tests.reference.problems import PROBLEMS, flat
 
 STEPS = 10
 
-RULES = {
-    "sgd": ("sgd", {}),
-    "sam:rho=0.05": ("sam", {"rho": 0.05}),
-    "asam:rho=0.3": ("asam", {"rho": 0.3}),
-    "asam:rho=0.3:eta=0:scope=all": ("asam", {"rho": 0.3, "eta": 0.0, "scope": "all"}),
-    **{
-        f"sampa:rho=0.1:lam={lam}:y_step={y}": ("sampa", {"rho": 0.1, "lam": lam, "y_step": y})
-        for lam in (0, 0.2, 1)
-        for y in ("peek", "plain")
-    },
-    "sampa+asam:rho=0.3:lam=0.2": ("sampa-asam", {"rho": 0.3, "lam": 0.2}),
-    "asam+sampa:scope=all:y_step=plain": ("sampa-asam", {"scope": "all", "y_step": "plain"}),
-}
+MODULES = {**{name: reference(name) for name in RECIPES}, **unions()}
+
+
+def text(name, case):
+    return ":".join([name, *(f"{key}={value}" for key, value in case.items())])
+
+
+RULES = {text(name, case): (module, case) for name, module in MODULES.items() for case in module.CASES}
 
 MOMENTUM = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
 BASES = {
@@ -37,17 +32,22 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("problem", PROBLEMS)
+def acts_on(module, problem):
+    return problem in getattr(module, "PROBLEMS", PROBLEMS)
+
+
 @pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize("text", RULES)
-def test_iterates_agree_with_the_reference(text, base, problem):
-    name, hyperparameters = RULES[text]
+@pytest.mark.parametrize(
+    ("rule", "problem"), [(rule, p) for rule, (module, _) in RULES.items() for p in PROBLEMS if acts_on(module, p)]
+)
+def test_iterates_agree_with_the_reference(rule, base, problem):
+    module, hyperparameters = RULES[rule]
     torch_base, own_base, settings, own_settings = BASES[base]
     problem = PROBLEMS[problem]()
-    expected = reference(name).trajectory(problem, own_base(**settings, **own_settings), STEPS, **hyperparameters)
+    expected = module.trajectory(problem, own_base(**settings, **own_settings), STEPS, **hyperparameters)
 
     model = problem.model
-    opt = SharpnessAware(model, torch_base(model.parameters(), **settings), text, loss=problem.loss)
+    opt = SharpnessAware(model, torch_base(model.parameters(), **settings), rule, loss=problem.loss, total_steps=STEPS)
     path = [flat(model)]
     for t in range(STEPS):
         opt.step(problem.batch(t))
@@ -61,9 +61,9 @@ def test_iterates_agree_with_the_reference(text, base, problem):
 def test_the_reference_problems_move_and_differ():
     """A reference that stood still, or ignored its hyperparameters, would agree with anything."""
     ends = []
-    for name, hyperparameters in RULES.values():
-        problem = PROBLEMS["mlp"]()
-        path = reference(name).trajectory(problem, numpy_base.SGD(**MOMENTUM), STEPS, **hyperparameters)
+    for module, hyperparameters in RULES.values():
+        problem = PROBLEMS["layer-norm"]()
+        path = module.trajectory(problem, numpy_base.SGD(**MOMENTUM), STEPS, **hyperparameters)
         assert len(path) == STEPS + 1
         assert all(np.abs(b - a).max() > 1e-4 for a, b in pairwise(path))
         ends.append(path[-1])

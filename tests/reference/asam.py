@@ -2,6 +2,9 @@
 
 import numpy as np
 
+GRADIENTS = ([2, 2, 2], [2, 2, 2])
+CASES = [{"rho": 0.3}, {"rho": 0.3, "eta": 0.0, "scope": "all"}]
+
 
 def ellipsoid(w, v, rho, eta, scope, is_weight):
     inside = np.ones_like(w, dtype=bool) if scope == "all" else is_weight

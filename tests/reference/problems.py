@@ -1,8 +1,12 @@
 """Small problems in float64: a torch model and, written apart from it, the gradient of its mean loss.
 
-A problem hands the engine `model`, `loss` and `batches`; it hands a reference `start`, `is_weight` and
-`gradient(w, t, clean)` on flat vectors, where t counts steps and `clean` passes alone advance buffers.
+A problem hands the engine `model`, `loss` and `batches`; it hands a reference `start`, `is_weight`, `is_norm`
+and `gradient(w, t, clean, rows, slope)` on flat vectors, where t counts steps and `clean` passes alone advance
+buffers, one pass after the other. The mean runs over the `rows` of batch t, and `slope` is the derivative of the
+per-sample objective by the model's outputs, the problem's own loss unless another is given.
 """
+
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -11,10 +15,23 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 SIZES = (8, 8, 8, 8, 5)  # the last batch of a pass is smaller
+EVERY = slice(None)
+NORMS = (
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+    nn.RMSNorm,
+)
 
 
 class Problem:
     loss = staticmethod(F.cross_entropy)
+    classifies = True
 
     def __init__(self, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -24,8 +41,11 @@ class Problem:
         self.batches = [self.draw(size, generator) for size in SIZES]
         named = dict(self.model.named_parameters())
         self.shapes = {name: p.shape for name, p in named.items()}
+        self.ends = np.cumsum([shape.numel() for shape in self.shapes.values()])[:-1]
         self.start = flat(self.model)
         self.is_weight = np.concatenate([np.full(p.numel(), "weight" in name) for name, p in named.items()])
+        affine = {id(p) for module in self.model.modules() if isinstance(module, NORMS) for p in module.parameters()}
+        self.is_norm = np.concatenate([np.full(p.numel(), id(p) in affine) for p in named.values()])
         self.buffers = {name: b.clone() for name, b in self.model.named_buffers()}
         self.prepare()
 
@@ -42,13 +62,39 @@ class Problem:
     def batch(self, t: int):
         return self.batches[t % len(self.batches)]
 
+    def size(self, t: int) -> int:
+        return len(self.batch(t)[0])
+
+    def shards(self, t: int, m: int) -> list[slice]:
+        """Batch t in m contiguous pieces, of which the first `size % m` have one sample more."""
+        small, larger = divmod(self.size(t), m)
+        ends = [i * small + min(i, larger) for i in range(m + 1)]
+        return [slice(a, b) for a, b in pairwise(ends)]
+
     def cut(self, w: np.ndarray) -> dict[str, np.ndarray]:
-        ends = np.cumsum([shape.numel() for shape in self.shapes.values()])
-        return {n: part.reshape(s) for (n, s), part in zip(self.shapes.items(), np.split(w, ends[:-1]), strict=True)}
+        return {n: part.reshape(s) for (n, s), part in zip(self.shapes.items(), np.split(w, self.ends), strict=True)}
+
+    def gradient(self, w: np.ndarray, t: int, clean: bool = False, rows=EVERY, slope=None) -> np.ndarray:
+        x, y = (a.numpy()[rows] for a in self.batch(t))
+        return self.backward(w, x, lambda z: (slope or self.slope)(z, y) / len(x), clean)
+
+    def backward(self, w, x, slope, clean) -> np.ndarray:
+        """The gradient of a function of the outputs, whose derivative by them is `slope(outputs)`."""
+        raise NotImplementedError
+
+    @staticmethod
+    def slope(z: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Cross-entropy of each row: softmax less the indicator of the target."""
+        p = np.exp(z - z.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        p[np.arange(len(y)), y] -= 1
+        return p
 
 
 class Quadratic(Problem):
     """Linear least squares: L = mean (x W' + b - y)^2 / 2, whose gradient is residual' x / B."""
+
+    classifies = False
 
     def build(self):
         return nn.Linear(4, 1)
@@ -61,10 +107,13 @@ class Quadratic(Problem):
     def loss(outputs, targets, reduction):
         return F.mse_loss(outputs, targets, reduction=reduction) / 2
 
-    def gradient(self, w, t, clean=False):
-        x, y = (a.numpy() for a in self.batch(t))
-        residual = x @ w[:4] + w[4] - y[:, 0]
-        return np.append(residual @ x, residual.sum()) / len(x)
+    @staticmethod
+    def slope(z, y):
+        return z - y
+
+    def backward(self, w, x, slope, clean):
+        residual = slope(x @ w[:4, None] + w[4])[:, 0]
+        return np.append(residual @ x, residual.sum())
 
 
 class MLP(Problem):
@@ -73,13 +122,10 @@ class MLP(Problem):
     def build(self):
         return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
 
-    def gradient(self, w, t, clean=False):
-        x, y = (a.numpy() for a in self.batch(t))
+    def backward(self, w, x, slope, clean):
         W1, b1, W2, b2 = self.cut(w).values()  # noqa: N806
         a = np.tanh(x @ W1.T + b1)
-        z = a @ W2.T + b2
-        p = np.exp(z - z.max(1, keepdims=True))
-        dz = (p / p.sum(1, keepdims=True) - np.eye(3)[y]) / len(x)
+        dz = slope(a @ W2.T + b2)
         ds = dz @ W2 * (1 - a**2)
         return np.concatenate([(ds.T @ x).ravel(), ds.sum(0), (dz.T @ a).ravel(), dz.sum(0)])
 
@@ -91,12 +137,12 @@ class Autograd(Problem):
         with torch.random.fork_rng():
             self.copy = self.build().double()
 
-    def gradient(self, w, t, clean=False):
-        x, y = self.batch(t)
+    def backward(self, w, x, slope, clean):
         buffers = self.buffers if clean else {name: b.clone() for name, b in self.buffers.items()}
         params = {name: torch.tensor(part, requires_grad=True) for name, part in self.cut(w).items()}
-        loss = F.cross_entropy(functional_call(self.copy, (params, buffers), (x,)), y)
-        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(params.values()))]).numpy()
+        z = functional_call(self.copy, (params, buffers), (torch.tensor(x),))
+        dz = torch.tensor(slope(z.detach().numpy()))
+        return torch.cat([g.flatten() for g in torch.autograd.grad(z, list(params.values()), dz)]).numpy()
 
 
 class BatchNormNet(Autograd):

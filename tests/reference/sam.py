@@ -2,6 +2,9 @@
 
 import numpy as np
 
+GRADIENTS = ([2, 2, 2], [2, 2, 2])
+CASES = [{"rho": 0.05}]
+
 
 def ball(w, v, rho):
     return rho * v / (np.sqrt(np.sum(v**2)) + 1e-12)

@@ -3,6 +3,9 @@
 from . import sampa
 from .asam import ellipsoid
 
+RECIPE = "sampa+asam"
+CASES = [{"rho": 0.3, "lam": 0.2}, {"scope": "all", "y_step": "plain"}]
+
 
 def trajectory(problem, base, steps, rho=0.5, lam=0.2, y_step="peek", eta=0.01, scope="weights"):
     return sampa.trajectory(

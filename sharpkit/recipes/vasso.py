@@ -1,0 +1,61 @@
+"""Variance-suppressed sharpness-aware optimisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from sharpkit.core import vec
+from sharpkit.core.parts import Constant
+from sharpkit.core.rule import Filter, Need, Rule
+from sharpkit.core.step import Step
+from sharpkit.core.vec import Vec
+from sharpkit.errors import check_range
+
+_SMOOTHED = "vasso.d"
+
+
+@dataclass(frozen=True)
+class Smoothed(Filter):
+    """d_t = (1 - theta) d_{t-1} + theta v_t, with d_0 = v_0.
+
+    Args:
+        theta: Weight of the new vector, in (0, 1].
+    """
+
+    theta: float
+    needs: ClassVar[frozenset[Need]] = frozenset({"whole_batch"})  # one average, not one a shard
+    clean_gradient: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_range("theta", self.theta, 0, 1, open_low=True)
+
+    def apply(self, step: Step, direction: Vec) -> Vec:
+        """Return d and remember it."""
+        before = step.memory.get(_SMOOTHED)
+        # The copy, because what is remembered must not be the gradient that the base optimizer gets.
+        smoothed = vec.clone(direction) if before is None else vec.lerp(before, direction, self.theta)
+        step.memory[_SMOOTHED] = smoothed
+        return smoothed
+
+    def pass_by(self, step: Step) -> None:
+        """Take in the gradient of a step that does not perturb; it has been computed anyway."""
+        self.apply(step, step.here.gradients(step.ascent_loss)[0])
+
+
+def vasso(rho: float = 0.2, theta: float = 0.9) -> Rule:
+    """Climb a moving average of the gradients: epsilon = rho d / ||d|| with d = (1 - theta) d + theta g.
+
+    Li and Giannakis (2023), "Enhancing Sharpness-Aware Optimization Through Variance Suppression", eq. (5) and
+    Algorithm 1. theta weights the new gradient, and the average starts at the first one. Steps that a gate leaves
+    unperturbed still feed it. The official code updates batch-norm statistics in both passes; we in the clean one.
+    Cost: 2 gradients a step.
+
+    Args:
+        rho: Radius, Euclidean norm over all parameters jointly; 0.2 for a WRN-28-10 on CIFAR-100.
+        theta: Weight of the new gradient, in (0, 1]; 1 is SAM.
+
+    Raises:
+        UsageError: If rho is negative or theta outside (0, 1].
+    """
+    return Rule("vasso", filter=Smoothed(theta), radius=Constant(rho))
