@@ -1,188 +1,35 @@
-"""Draw the figures of the recipe pages with the recipes themselves, on surfaces of two parameters."""
+"""Draw the figures of the recipe pages with the recipes themselves: those not of paths, and all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-
-import matplotlib as mpl
-
-mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
+import valley
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from toys import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    MARKERS,
+    ORANGE,
+    STYLES,
+    map_of,
+    neighbourhood,
+    probe,
+    product,
+    reach,
+    small_network,
+    two_panels,
+    walk,
+)
 
 import sharpkit
-from sharpkit.recipes.grammar import parameters
-
-# Okabe and Ito's colours, which all common kinds of colour vision tell apart; every line also has its own style.
-BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
-
-Surface = Callable[[Tensor], Tensor]
-"""(..., 2) -> (...)."""
-
-
-def product(w: Tensor) -> Tensor:
-    """Half the squared error of the two-layer linear network w1 w2 on the target 1."""
-    return 0.5 * (w[..., 0] * w[..., 1] - 1) ** 2
-
-
-class Position(nn.Module):
-    """A point of the plane as a model; its output is the height of the surface there."""
-
-    def __init__(self, surface: Surface, start: tuple[float, float]) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor(start, dtype=torch.float64))
-        self.surface = surface
-        self.seen: list[Tensor] = []
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        self.seen.append(self.weight.detach().clone())
-        return self.surface(self.weight).expand(len(inputs))
-
-
-def height(outputs: Tensor, targets: Tensor, reduction: str) -> Tensor:
-    """The loss is the output; there is nothing to compare it with."""
-    return outputs
-
-
-@dataclass
-class Path2D:
-    """What a recipe did: where it was, where it looked, and what that cost."""
-
-    positions: list[Tensor] = field(default_factory=list)  # before each step and after the last
-    looked: list[Tensor] = field(default_factory=list)  # w + epsilon of each perturbed step
-    losses: list[float] = field(default_factory=list)
-    critical: list[float] = field(default_factory=list)  # gradients one after the other, summed up to each loss
-
-
-def walk(
-    opt: str, surface: Surface, start: tuple[float, float], steps: int, lr: float, momentum: float = 0.0
-) -> Path2D:
-    """Take steps with a recipe and write down every point that it evaluates."""
-    model = Position(surface, start)
-    base = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
-    optimizer = sharpkit.SharpnessAware(model, base, opt, loss=height, total_steps=steps, steps_per_epoch=1)
-    batch = (torch.zeros(1, 1), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
-    path, spent = Path2D(), 0.0
-    for _ in range(steps):
-        here = model.weight.detach().clone()
-        model.seen.clear()
-        report = optimizer.step(batch)
-        path.positions.append(here)
-        path.losses.append(float(surface(here)))
-        path.critical.append(spent)
-        path.looked += [point for point in model.seen if report.perturbed and not torch.equal(point, here)][:1]
-        spent += report.critical
-    path.positions.append(model.weight.detach().clone())
-    path.losses.append(float(surface(model.weight.detach())))
-    path.critical.append(spent)
-    return path
-
-
-def reach(opt: str, surface: Surface, at: tuple[float, float]) -> tuple[Tensor, float]:
-    """Return where a recipe looks from a point, and the height there, without moving."""
-    path = walk(opt, surface, at, steps=1, lr=0.0)
-    return path.looked[0], float(surface(path.looked[0]))
-
-
-def neighbourhood(opt: str, at: tuple[float, float]) -> Tensor:
-    """Return where a recipe looks from a point when the gradient turns full circle, (n, 2)."""
-    angles = torch.linspace(0, 2 * torch.pi, 90, dtype=torch.float64)
-    return torch.stack([reach(opt, lambda w, d=d: w @ d, at)[0] for d in torch.stack([angles.cos(), angles.sin()], 1)])
-
-
-def map_of(axes: Axes, surface: Surface, width: tuple[float, float], height_: tuple[float, float]) -> None:
-    """Draw the surface in greys and its minima, where there is a curve of them, as a dotted line."""
-    x, y = np.meshgrid(np.linspace(*width, 240), np.linspace(*height_, 240))
-    z = surface(torch.from_numpy(np.stack([x, y], -1))).numpy()
-    axes.contourf(x, y, np.sqrt(z), levels=14, cmap="Greys", alpha=0.55)
-    ridge = np.linspace(max(width[0], 1 / height_[1]), width[1], 200)
-    axes.plot(ridge, 1 / ridge, ":", color=BLACK, linewidth=1.2, label=r"minima: $w_1 w_2 = 1$")
-    axes.set(xlabel=r"$w_1$", ylabel=r"$w_2$", xlim=width, ylim=height_)
-
-
-def track(axes: Axes, path: Path2D, colour: str, style: str, marker: str, label: str | None, span: int = 5) -> None:
-    """Draw a path: every step in a faint line, the mean over 2 span + 1 steps in a strong one, a mark at its end."""
-    points = torch.stack(path.positions).numpy()
-    means = [points[i - span : i + span + 1].mean(0) for i in range(span, len(points) - span)]
-    axes.plot(*points.T, "-", color=colour, linewidth=0.6, alpha=0.45)
-    axes.plot(*np.stack(means).T, style, color=colour, linewidth=2.2)
-    axes.plot(*points[-1], marker, color=colour, markersize=9, markeredgecolor="white", zorder=5)
-    if label:
-        axes.plot([], [], style, color=colour, marker=marker, markersize=7, label=label)
-
-
-START = (0.25, 2.6)
-WIDTH, HEIGHT = (0.05, 2.1), (0.4, 2.8)
-
-
-def two_panels(title: str) -> tuple[Figure, Axes, Axes]:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    return figure, left, right
-
-
-def start_mark(axes: Axes, at: tuple[float, float] = START, label: str = "start") -> None:
-    axes.plot(*at, "o", color="white", markeredgecolor=BLACK, markersize=6, zorder=6)
-    axes.annotate(label, at, xytext=(-13, 8), textcoords="offset points", fontsize=9)
-
-
-def sharpness(path: Path2D) -> np.ndarray:
-    """The largest Hessian eigenvalue of `product`, w1^2 + w2^2, at the minimum that gradient flow reaches from here.
-
-    The flow keeps w1^2 - w2^2, and w1 w2 = 1 at its end.
-    """
-    w = torch.stack(path.positions)
-    return ((w[:, 0] ** 2 - w[:, 1] ** 2) ** 2 + 4).sqrt().numpy()
-
-
-def sharpness_panel(axes: Axes, xlabel: str) -> None:
-    axes.axhline(2, linestyle=":", color=BLACK, linewidth=1.2, label="flattest minimum")
-    axes.set(xlabel=xlabel, ylabel="largest Hessian eigenvalue", ylim=(0, 7.8))
-    axes.set_title("Sharpness of the minimum below", fontsize=10)
-    axes.legend(loc="upper right", bbox_to_anchor=(1, 0.8), fontsize=9)
-
-
-def sgd() -> Figure:
-    figure, left, right = two_panels("sgd: the base optimizer stops at the minimum that it meets first")
-    map_of(left, product, WIDTH, HEIGHT)
-    left.set_title("Three starts, three ends", fontsize=10)
-    for momentum, colour, style, marker in ((0.0, BLUE, "-", "s"), (0.6, ORANGE, "--", "^")):
-        label = f"SGD, momentum {momentum:g}"
-        for i, start in enumerate([(0.12, 1.6), (1.5, 1.9), (1.8, 1.1)]):
-            path = walk("sgd", product, start, 200, lr=0.02, momentum=momentum)
-            track(left, path, colour, style, marker, label if i == 0 else None, span=0)
-            start_mark(left, start, "")
-            if i == 1:
-                right.semilogy(np.maximum(path.losses, 1e-10), style, color=colour, label=label)
-    left.legend(loc="upper right", fontsize=9)
-    right.set(xlabel="step", ylabel="loss", ylim=(1e-10, 1e2))
-    right.set_title("Loss from the start in the middle", fontsize=10)
-    right.legend(loc="upper right", fontsize=9)
-    return figure
-
-
-def sam() -> Figure:
-    figure, left, right = two_panels("sam: the perturbation drives the weights along the valley to its flattest place")
-    map_of(left, product, WIDTH, HEIGHT)
-    for opt, colour, style, marker, label in (
-        ("sgd", BLUE, "--", "s", "SGD"),
-        ("sam:rho=0.2", ORANGE, "-", "^", r"SAM, $\rho = 0.2$"),
-    ):
-        path = walk(opt, product, START, 250, lr=0.1)
-        track(left, path, colour, style, marker, label)
-        right.plot(sharpness(path), style, color=colour, label=label)
-    start_mark(left)
-    left.set_title("Both from one start, 250 steps", fontsize=10)
-    left.legend(loc="upper right", fontsize=9)
-    sharpness_panel(right, "step")
-    return figure
+from sharpkit.core.task import Batch
 
 
 def asam() -> Figure:
@@ -213,46 +60,178 @@ def asam() -> Figure:
     return figure
 
 
-def sampa() -> Figure:
-    figure, left, right = two_panels("sampa: the two gradients of a step do not wait for each other")
-    map_of(left, product, WIDTH, HEIGHT)
-    for opt, colour, style, marker, label in (
-        ("sam:rho=0.2", ORANGE, "--", "^", r"SAM, $\rho = 0.2$"),
-        ("sampa:rho=0.2", GREEN, "-", "D", r"SAMPa, $\rho = 0.2$, $\lambda = 0.2$"),
-    ):
-        path = walk(opt, product, START, 250, lr=0.1)
-        track(left, path, colour, style, marker, label)
-        right.plot(path.critical, sharpness(path), style, color=colour, label=label)
-    start_mark(left)
-    left.set_title("Both from one start, 250 steps", fontsize=10)
+def fisher_sam() -> Figure:
+    figure, left, right = two_panels("fisher-sam: large gradients bend the neighbourhood, small ones leave it to SAM")
+    for slope, colour, style in zip((0.1, 1, 4), COLOURS, STYLES, strict=True):
+        ring = neighbourhood("fisher-sam:rho=0.1", (0.0, 0.0), slope).numpy()
+        left.plot(*ring.T, style, color=colour, label=rf"$\|g\| = {slope:g}$")
+    left.set_aspect("equal")
+    left.set(xlabel=r"$\varepsilon_1$", ylabel=r"$\varepsilon_2$", xlim=(-0.12, 0.12), ylim=(-0.12, 0.19))
+    left.set_title(r"$\varepsilon$ when $g$ turns full circle, $\rho = 0.1$, $\eta = 1$", fontsize=10)
     left.legend(loc="upper right", fontsize=9)
-    sharpness_panel(right, "gradients one after the other, with two devices")
+    slopes = np.geomspace(1e-3, 10, 40)
+    for eta, colour, style in zip((0.1, 1, 10), COLOURS, STYLES, strict=True):
+        away = []
+        for slope in slopes:
+            there = [reach(opt, lambda w, s=slope: s * (w[0] + 0.5 * w[1]), (0.0, 0.0))[0]
+                     for opt in ("sam:rho=0.1", f"fisher-sam:rho=0.1:eta={eta}")]  # fmt: skip
+            away.append(float((there[0] - there[1]).norm() / there[0].norm()))
+        right.loglog(slopes, away, style, color=colour, label=rf"$\eta = {eta:g}$")
+    right.set(xlabel="larger entry of $g$, the other is half of it", ylabel="relative to the length of SAM's")
+    right.set_title(r"How far $\varepsilon$ is from SAM's", fontsize=10)
+    right.legend(loc="lower right", fontsize=9)
     return figure
 
 
-def beside_sgd(name: str) -> Figure:
-    """A recipe beside SGD; what a recipe gets that has no figure of its own."""
-    figure, left, right = two_panels(f"{name}: its path, and that of sgd, from one start")
-    map_of(left, product, WIDTH, HEIGHT)
-    opt = f"{name}:rho=0.2" if "rho" in parameters(sharpkit.RECIPES[name]) else name
-    for text, colour, style, marker in (("sgd", BLUE, "--", "s"), (opt, ORANGE, "-", "^")):
-        path = walk(text, product, START, 250, lr=0.1)
-        track(left, path, colour, style, marker, text)
-        right.plot(sharpness(path), style, color=colour, label=text)
-    start_mark(left)
-    left.set_title("Both from one start, 250 steps", fontsize=10)
-    left.legend(loc="upper right", fontsize=9)
-    sharpness_panel(right, "step")
+def sam_on() -> Figure:
+    figure, left, right = two_panels("sam-on: the whole radius goes to the normalisation layers")
+    model, batch = small_network()
+    names = [name for name, _ in model.named_parameters()]
+    labels = ["linear 1\nweight", "bias", "norm\nweight", "bias", "linear 2\nweight", "bias"]
+    radii = np.linspace(0.02, 1, 25)
+    for i, (opt, label) in enumerate((("sam:", "SAM"), ("sam-on:norm=except:", "all but norm"), ("sam-on:", "SAM-ON"))):
+        lengths = probe(f"{opt}rho=0.5", model, batch)[0]
+        left.bar(np.arange(6) + 0.27 * (i - 1), [lengths[name] for name in names], 0.25, color=COLOURS[i], label=label)
+        found = [probe(f"{opt}rho={rho}", model, batch)[1] for rho in radii]
+        right.plot(radii, found, STYLES[i], color=COLOURS[i], label=label)
+    left.set_xticks(range(6), labels, fontsize=8)
+    left.set(ylabel=r"length of $\varepsilon$ on the tensor", ylim=(0, 0.57))
+    left.set_title(r"Where the perturbation is, $\rho = 0.5$", fontsize=10)
+    right.set(xlabel=r"$\rho$", ylabel=r"loss at $w + \varepsilon$")
+    right.set_title("What it finds there", fontsize=10)
+    for axes in (left, right):
+        axes.legend(loc="upper left", fontsize=9)
     return figure
 
 
-FIGURES: dict[str, Callable[[], Figure]] = {"sgd": sgd, "sam": sam, "asam": asam, "sampa": sampa}
+def bisam(name: str, opts: tuple[str, str, str]) -> Figure:
+    figure, left, right = two_panels(f"{name}: the climbed loss is a smooth lower bound of the 0-1 loss")
+    margin = torch.linspace(-8, 8, 321, dtype=torch.float64, requires_grad=True)
+    outputs = torch.stack([torch.zeros_like(margin), margin], 1)  # two classes; the first is right
+    batch = Batch.of((margin, torch.zeros(len(margin), dtype=torch.int64)))
+    x = margin.detach()
+    left.plot(x, (x > 0).double(), ":", color=BLACK, label="0-1 loss")
+    entropy = torch.nn.functional.cross_entropy(outputs, batch.targets, reduction="none")
+    lines = [("cross-entropy", entropy, ":", BLACK, None)]
+    for opt, style, colour in zip(opts, STYLES, COLOURS, strict=True):
+        rule = sharpkit.parse(opt)
+        bound = rule.ascent_loss(outputs, batch)
+        label = rule.text.split(":", 2)[2].replace(":", ", ")
+        lines.append((label, bound, style, colour, np.log(2) / rule.ascent_loss.mu))
+    for label, curve, style, colour, shift in lines:
+        if shift is not None:
+            left.plot(x, curve.detach() - shift, style, color=colour, label=label)
+        (weight,) = torch.autograd.grad(curve.sum(), margin, retain_graph=True)
+        right.plot(x, weight / weight.max(), style, color=colour, label=label)
+    for axes in (left, right):
+        axes.set_xlabel("margin of the wrong class over the right one")
+    left.set(ylabel=r"$Q - \log(2) / \mu$", ylim=(-2.2, 1.2))
+    left.set_title("The bound", fontsize=10)
+    right.set(ylabel="relative to the largest", ylim=(-0.05, 1.25))
+    right.set_title("Weight of a sample in the climbed gradient", fontsize=10)
+    left.legend(loc="lower right", fontsize=9)
+    right.legend(loc="upper left", fontsize=9)
+    return figure
+
+
+def vasso() -> Figure:
+    figure, left, right = two_panels("vasso: the average keeps the direction that noisy gradients agree on")
+    tilts = torch.randn(60, 1, 2, generator=torch.Generator().manual_seed(1))
+    opts = ("sam:rho=0.2", "vasso:rho=0.2:theta=0.9", "vasso:rho=0.2:theta=0.2")
+    labels = ("SAM", r"VaSSO, $\theta = 0.9$", r"VaSSO, $\theta = 0.2$")
+    for i, (opt, label) in enumerate(zip(opts, labels, strict=True)):
+        path = walk(opt, lambda w: w[0] + w[1], (0.0, 0.0), 60, lr=0.0, tilts=tilts)
+        points = torch.stack(path.looked).numpy() * (0.9 + 0.1 * i)  # on three circles, so that all can be seen
+        left.plot(*points.T, MARKERS[i], color=COLOURS[i], alpha=0.6, label=label)
+        angles = np.degrees(np.arccos((points @ np.ones(2)) / np.linalg.norm(points, axis=1) / np.sqrt(2)))
+        right.plot(angles, STYLES[i], color=COLOURS[i], label=label)
+    left.annotate("", (0.12, 0.12), (0, 0), arrowprops={"arrowstyle": "->"})
+    left.annotate("mean gradient", (0.0, -0.02), fontsize=9)
+    left.set_aspect("equal")
+    left.set(xlabel=r"$\varepsilon_1$", ylabel=r"$\varepsilon_2$")
+    left.set_title("Perturbations of 60 steps (circles drawn apart)", fontsize=10)
+    left.legend(loc="lower left", fontsize=9)
+    right.set(xlabel="step", ylabel="degrees", ylim=(0, 180))
+    right.set_title("Angle to the mean gradient", fontsize=10)
+    right.legend(loc="upper right", fontsize=9)
+    return figure
+
+
+def gsam() -> Figure:
+    figure, left, right = two_panels("gsam: the update turns away from the clean gradient, the radius follows the rate")
+    bowl, at = (lambda w: 0.1 * w[0] ** 2 + w[1] ** 2), (4.0, 0.3)
+    for alpha, colour, style in zip((0, 0.4, 0.8), COLOURS, STYLES, strict=True):
+        path = walk(f"gsam:rho=0.5:alpha={alpha}", bowl, at, 1, lr=1.0)
+        u = (path.positions[0] - path.positions[1]).numpy()
+        left.annotate("", u, (0, 0), arrowprops={"arrowstyle": "->", "color": colour, "linestyle": style, "lw": 2})
+        left.plot([], [], style, color=colour, label=rf"$u$, $\alpha = {alpha:g}$" + (" ($h$)" if alpha == 0 else ""))
+    path = walk("sgd", bowl, at, 1, lr=1.0)
+    g = (path.positions[0] - path.positions[1]).numpy()
+    left.annotate("", g, (0, 0), arrowprops={"arrowstyle": "->", "color": BLACK, "linestyle": ":", "lw": 2})
+    left.plot([], [], ":", color=BLACK, label="$g$")
+    left.set(xlim=(0, 1.4), ylim=(0, 1.4), aspect="equal")
+    left.set_title("One step in a bowl that is steeper along $w_2$", fontsize=10)
+    left.legend(loc="upper left", fontsize=9)
+    rate = [min((t + 1) / 20, 0.5 + 0.5 * np.cos(np.pi * max(t - 19, 0) / 180)) for t in range(200)]
+    for i, opt in enumerate(("gsam:rho=0.1", "gsam:rho_max=0.2:rho_min=0.1", "gsam:rho_max=0.3:rho_min=0")):
+        path = walk(opt, lambda w: w[0], (0.0, 0.0), 200, lr=0.01, schedule=lambda t: rate[t] if t < 200 else 0.0)
+        away = [float((a - b).norm()) for a, b in zip(path.looked, path.positions, strict=False)]
+        right.plot(away, STYLES[i], color=COLOURS[i], label=opt.removeprefix("gsam:").replace(":", ", "))
+    right.plot(np.array(rate) * 0.3, ":", color=BLACK, label="learning rate, scaled")
+    right.set(xlabel="step", ylabel=r"length of $\varepsilon$", ylim=(0, 0.36))
+    right.set_title("The radius", fontsize=10)
+    right.legend(loc="upper right", fontsize=9)
+    return figure
+
+
+def msam() -> Figure:
+    figure, left, right = two_panels("msam: smaller shards find higher losses within the same radius")
+    draws = torch.randn(100, 8, 2, generator=torch.Generator().manual_seed(2))
+    shape = lambda w: 0.6 * w[0] + 0.8 * w[1]  # noqa: E731
+    found = []
+    for m in (1, 2, 4, 8):
+        path = walk(f"msam:rho=0.2:m={m}", shape, (0.0, 0.0), 100, lr=0.0, tilts=draws)
+        found.append(path.found)
+        if m in (1, 4, 8):
+            i = (1, 4, 8).index(m)
+            points = torch.stack(path.shards[:m]).numpy() * (0.9 + 0.1 * i)
+            left.plot(*points.T, MARKERS[i], color=COLOURS[i], label=f"m = {m}")
+    left.annotate("", (0.07, 0.093), (0, 0), arrowprops={"arrowstyle": "->"})
+    left.annotate("mean gradient", (-0.03, -0.02), fontsize=9)
+    left.set_aspect("equal")
+    left.set(xlabel=r"$\varepsilon_1$", ylabel=r"$\varepsilon_2$", xlim=(-0.25, 0.25), ylim=(-0.25, 0.25))
+    left.set_title("Perturbations of one batch of 8 (circles drawn apart)", fontsize=10)
+    left.legend(loc="lower left", fontsize=9)
+    right.boxplot(found, tick_labels=["1", "2", "4", "8"], medianprops={"color": ORANGE})
+    right.set(xlabel="shards m", ylabel="mean loss of the samples")
+    right.set_title(r"Loss at every shard's $w + \varepsilon_i$, 100 batches", fontsize=10)
+    return figure
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "sgd": valley.sgd,
+    "sam": valley.sam,
+    "asam": asam,
+    "fisher-sam": fisher_sam,
+    "sam-on": sam_on,
+    "bisam-tanh": partial(bisam, "bisam-tanh", ("bisam-tanh:mu=1", "bisam-tanh", "bisam-tanh:alpha=1")),
+    "bisam-log": partial(bisam, "bisam-log", ("bisam-log:mu=0.3", "bisam-log", "bisam-log:mu=10")),
+    "vasso": vasso,
+    "gsam": gsam,
+    "gnp": valley.gnp,
+    "msam": msam,
+    "sampa": valley.sampa,
+    "ss-sam": partial(valley.some_steps, "ss-sam", "ss-sam:rho=0.2:p=0.3", "a draw decides which steps perturb"),
+    "looksam": partial(valley.some_steps, "looksam", "looksam:rho=0.2", "every fifth step perturbs, the others reuse"),
+    "ae-sam": partial(valley.large_gradients, "ae-sam", "ae-sam:rho=0.2"),
+    "ae-looksam": partial(valley.large_gradients, "ae-looksam", "ae-looksam:rho=0.2"),
+}
 
 
 def draw_all(folder: Path) -> None:
     """Write one PNG for every registered recipe."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in sharpkit.RECIPES:
-        figure = FIGURES[name]() if name in FIGURES else beside_sgd(name)
+        figure = FIGURES[name]() if name in FIGURES else valley.beside_sgd(name)
         figure.savefig(folder / f"{name}.png", dpi=150)
         plt.close(figure)

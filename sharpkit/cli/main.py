@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 from collections.abc import Sequence
 from traceback import print_exc
@@ -46,6 +47,9 @@ def _common(
 
 def main() -> NoReturn:
     """Run the program on this process's arguments and exit."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, pathlib.Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     sys.exit(run(sys.argv[1:]))
 
 
@@ -82,6 +86,9 @@ def _answer(arguments: Sequence[str]) -> int:
         raise
     except BrokenPipeError:
         raise
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        return _tell(arguments, 3, "input", f"{error.strerror or one_line(error)}{place}", "give another place")
     except Exception as error:
         message = f"{type(error).__name__}: {one_line(error)}"
         return _tell(arguments, 1, "unexpected", message, "run again with --traceback and report it")
@@ -97,6 +104,8 @@ def _misuse(error: TyperException) -> str:
 def _call(arguments: Sequence[str]) -> int:
     returned: Any = app(args=list(arguments) or ["--help"], standalone_mode=False)
     sys.stdout.flush()
+    if returned == 130:  # typer's form of KeyboardInterrupt
+        raise KeyboardInterrupt
     return returned if isinstance(returned, int) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,10 @@ class Terminal:
     def say(self, text: str) -> None:
         """Write one line to stderr, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            try:
+                print(text, file=sys.stderr, flush=True)
+            except BrokenPipeError:  # who read the log is gone; the run goes on
+                sys.stderr = pathlib.Path(os.devnull).open("w")  # noqa: SIM115
 
     def rows(self, header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
         """Write a table to stdout: rich for a person, tab-separated with a header otherwise."""

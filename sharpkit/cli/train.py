@@ -19,6 +19,7 @@ from sharpkit.engine.documents import to_json
 from sharpkit.errors import UsageError
 
 if TYPE_CHECKING:
+    from sharpkit.cli.progress import TrainProgress
     from sharpkit.commands.train import TrainPlan, TrainResult
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ def train(
         given={k: v for k, v in given.items() if v is not None}, resume=resume, out=out, overwrite=overwrite
     )
     if config is not None:
-        request = replace(request, given={**_from_file(config), **request.given})
+        request = replace(request, given=_over(request.given, _from_file(config)))
     if dry_run or print_config:
         _show_plan(_aside(request.plan), terminal, print_config)
     else:
@@ -118,7 +119,7 @@ class _Request:
         from sharpkit.commands import train as command
 
         with TrainProgress(terminal) as progress:
-            found = self._found()
+            found = self._found(progress)
             if found is not None:
                 return command.resume(found, self._contradictable, observer=progress)
             config = TrainConfig(**self.given)
@@ -131,19 +132,29 @@ class _Request:
         """What may contradict the run that is gone on with; nothing where it was found by these very options."""
         return {} if self.resume == "auto" else self.given
 
-    def _found(self) -> Path | None:
+    def _found(self, observer: TrainProgress | None = None) -> Path | None:
         """Return the run to go on with, if there is one."""
         from sharpkit.commands.train import find_resumable
 
         if self.resume != "auto":
             return None if self.resume is None else Path(self.resume)
-        return find_resumable(TrainConfig(**self.given), self.out)
+        return find_resumable(TrainConfig(**self.given), self.out, observer=observer)
 
 
 def _aside(call: Callable[[], T]) -> T:
     """Send what a user's own files print to stderr, so that it does not mix with the output."""
     with redirect_stdout(sys.stderr):
         return call()
+
+
+def _over(given: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """Return a file's options with those on the command line over them; --rho replaces the radius in the file's opt."""
+    if "rho" in given and "opt" in stored and "opt" not in given:
+        kept = [item for item in stored["opt"].split(":") if not item.startswith("rho=")]
+        stored = {**stored, "opt": ":".join(kept)}
+    if "opt" in given and "rho" not in given:
+        stored = {name: value for name, value in stored.items() if name != "rho"}
+    return {**stored, **given}
 
 
 def _from_file(name: str) -> dict[str, Any]:

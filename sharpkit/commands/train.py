@@ -5,26 +5,24 @@ from __future__ import annotations
 import resource
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sharpkit.engine import checkpoint, rundir
-from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.documents import document, to_json
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.fit import Fit, Observer
+from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.engine.session import Session, build, display_name, recipe_text
+from sharpkit.engine.session import Session, build, display_name
 from sharpkit.errors import UsageError
-from sharpkit.recipes.grammar import parse
 
 ROOT = Path("runs")
-
-_MAY_DIFFER = ("device", "threads")
 
 
 @dataclass(frozen=True)
@@ -121,58 +119,23 @@ def resume(path: Path, given: Mapping[str, Any] | None = None, *, observer: Obse
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
-    fit = _resumed(path, given or {}, observer or Quiet())
-    return _train(fit)
+    return _train(resumed(path, given or {}, observer or Quiet()))
 
 
-def _resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
-    content = checkpoint.load(checkpoint.located(path))
-    config = stored_config(content, str(path))
-    _check_same(config, given)
-    asked = TrainConfig(**from_mapping(content["asked"], str(path)))
-    session = build(replace(config, **{key: given[key] for key in _MAY_DIFFER if key in given}), asked=asked)
-    fit = Fit(session, RunDir(path if path.is_dir() else path.parent), observer)
-    fit.restore(content)
-    return fit
+def find_resumable(config: TrainConfig, out: Path | None, *, observer: Observer | None = None) -> Path | None:
+    """Return the newest run of exactly this configuration, finished or not, for `--resume auto`.
 
-
-def stored_config(content: dict[str, Any], where: str) -> TrainConfig:
-    """Return the configuration that a checkpoint was made with."""
-    return TrainConfig(**from_mapping(content["config"], where))
-
-
-def _check_same(config: TrainConfig, given: Mapping[str, Any]) -> None:
-    """Refuse options that would make the resumed run another one."""
-    stored = to_mapping(config)
-    stored["rho"] = _radius(config.opt)
-    for key, value in given.items():
-        if key == "opt":
-            same = parse(recipe_text(replace(config, opt=value, rho=given.get("rho")))).text == config.opt
-        else:
-            same = key in _MAY_DIFFER or value in (stored.get(key), "auto")
-        if not same:
-            raise UsageError(
-                f"--{key.replace('_', '-')} is {value}, the run was started with {stored.get(key)}",
-                "leave it out: --resume goes on with the run as it is",
-            )
-
-
-def _radius(canonical: str) -> float | None:
-    """Return the radius that a recipe's full text gives, if it has one."""
-    settings = dict(item.split("=") for item in canonical.split(":")[1:])
-    return float(settings["rho"]) if "rho" in settings else None
-
-
-def find_resumable(config: TrainConfig, out: Path | None) -> Path | None:
-    """Return the newest run of exactly this configuration, finished or not, for `--resume auto`."""
+    Raises:
+        UsageError: If `out` holds another run.
+    """
     session = build(config)
-    wanted = _comparable(to_mapping(session.config))
-    folders = [out] if out is not None else sorted(ROOT.glob(f"{_name(session)}*"), key=_age)
-    for folder in reversed(folders):
-        file = RunDir(folder).config
-        if file.is_file() and (folder / "ckpt.pt").is_file() and _comparable(rundir.read_config(file)) == wanted:
-            return folder
-    return None
+    folders = [out] if out is not None else list(ROOT.glob(f"{_name(session)}*"))
+    found = find(session.config, folders, observer or Quiet())
+    if found is None and out is not None and RunDir(out).config.is_file():
+        raise UsageError(
+            f"{out} holds a run of other options, or one that cannot be gone on with", "give another --out"
+        )
+    return found
 
 
 def plan(config: TrainConfig, out: Path | None = None, *, overwrite: bool = False) -> TrainPlan:
@@ -183,7 +146,7 @@ def plan(config: TrainConfig, out: Path | None = None, *, overwrite: bool = Fals
 
 def plan_resume(path: Path, given: Mapping[str, Any] | None = None) -> TrainPlan:
     """Return what `resume` would do, after all its checks, without writing anything."""
-    fit = _resumed(path, given or {}, Quiet())
+    fit = resumed(path, given or {}, Quiet())
     return _plan(fit.session, fit.run.path, fit.position)
 
 
@@ -222,6 +185,7 @@ def _result(fit: Fit) -> TrainResult:
         metrics["best_val_acc"] = fit.best
         metrics["best_test_acc"] = _score_of(best, session)
         files.append(best)
+    files += sorted(fit.run.path.glob("epoch-*.pt"))
     steps = counters["steps"]
     cost = {
         "grads": counters["gradients"],
@@ -282,12 +246,3 @@ def _name(session: Session) -> str:
 def _not_default(config: TrainConfig) -> dict[str, Any]:
     default = to_mapping(TrainConfig())
     return {name: value for name, value in to_mapping(config).items() if value != default.get(name)}
-
-
-def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what was chosen by a measurement."""
-    return {key: value for key, value in values.items() if key != "threads"}
-
-
-def _age(folder: Path) -> float:
-    return folder.stat().st_mtime

@@ -83,6 +83,8 @@ def check_unchanged(base: Optimizer, params: Sequence[Tensor]) -> None:
     """
     held = sum(p.requires_grad for group in base.param_groups for p in group["params"])
     known = sum(p.requires_grad for p in params)
+    if not known:
+        raise UsageError("no parameter of the base optimizer is trainable any more", "unfreeze some")
     if held != known:
         raise UsageError(
             f"the base optimizer holds {held} trainable tensors, {known} of which were trainable when SharpnessAware "

@@ -87,6 +87,9 @@ class SharpnessAware:
             raise UsageError(f"bn_stats is {bn_stats!r}, allowed are {allowed}", "use clean")
         if clip is not None:
             check_range("clip", clip, 0, open_low=True)
+        for name, length in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
+            if length is not None:
+                check_range(name, length, 1)
         if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"rule is {type(rule).__name__}, allowed are a recipe string and a Rule", "use 'sam'")
         check_base(base)
@@ -131,7 +134,7 @@ class SharpnessAware:
     # ------------------------------------------------------------------ the step
 
     @torch.no_grad()
-    def step(self, batch: Any) -> StepReport:
+    def step(self, batch: Any = None) -> StepReport:
         """Take one step.
 
         Args:
@@ -292,7 +295,7 @@ class SharpnessAware:
 _REMEDIES = {
     "batch": "call opt.step((inputs, targets)) instead of opt.step(closure)",
     "indices": "call opt.step((inputs, targets, indices)) with stable sample numbers",
-    "whole_batch": "use shards=1",
+    "whole_batch": "use shards=1, or leave msam out of the union",
     "total_steps": "give SharpnessAware(..., total_steps=...)",
     "steps_per_epoch": "give SharpnessAware(..., steps_per_epoch=...)",
 }

@@ -176,6 +176,7 @@ class Oracle:
             with torch.set_grad_enabled(bool(objectives)), self._precision.autocast():
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
+                _check_shapes(out, own, piece.size)
                 scalars = [(own if o is None else o(out, piece)).sum() / size for o in objectives]
             for k, scalar in enumerate(scalars):
                 grads = self._backward(scalar, k + 1 < len(scalars), reached, only)
@@ -223,11 +224,19 @@ class Oracle:
     def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool], only: Sequence[bool] | None) -> Vec:
         self._clear()
         wanted = [p for i, p in enumerate(self._params) if p.requires_grad and (only is None or only[i])]
+        if not wanted:
+            return self._take(reached)
         with torch.enable_grad():
             scaled = self._precision.scale(loss)
         # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.
         scaled.backward(retain_graph=keep_graph, inputs=wanted)  # pyright: ignore[reportUnknownMemberType]
-        return self._take(reached)
+        grads = self._take(reached)
+        if only is None and not any(reached):
+            raise UsageError(
+                "the loss does not depend on any parameter of the base optimizer",
+                "build the base optimizer with this model's parameters()",
+            )
+        return grads
 
     def _clear(self) -> None:
         for p in self._params:
@@ -242,9 +251,23 @@ class Oracle:
                 grad = torch.zeros_like(p, requires_grad=False)
             else:
                 self.reached[i] = reached[i] = True
-            grads.append(grad)
+            grads.append(grad.to_dense() if grad.layout is not torch.strided else grad)
         return grads
 
     def _settle(self, grads: Vec) -> None:
         self._precision.unscale_(grads)
         self._comm.mean_(grads)
+
+
+def _check_shapes(outputs: Tensor, losses: Tensor, size: int) -> None:
+    """Refuse what would make the gradient another than that of the mean over the samples."""
+    if not isinstance(outputs, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(
+            f"the task's outputs are {type(outputs).__name__}, allowed is a tensor",
+            "give a Task whose outputs() returns the tensor that losses() needs",
+        )
+    if losses.shape != (size,):
+        raise UsageError(
+            f"the task's losses have shape {tuple(losses.shape)} for a batch of {size}, allowed is ({size},)",
+            "return one loss a sample",
+        )

@@ -103,6 +103,9 @@ class Mask(Part, ABC):
 class Radius(Part, ABC):
     """How far does the perturbation reach?"""
 
+    schedule: ClassVar[bool] = False
+    """Whether it changes over the run; a schedule is asked for, and holds beside a default of another recipe."""
+
     @abstractmethod
     def at(self, step: Step) -> float:
         """Return rho_t, in the units of the metric's norm."""
@@ -232,7 +235,9 @@ def _merge_radius(a: Rule, b: Rule) -> Radius | None:
 
 
 def _claim(rule: Rule) -> int:
-    """Return how strongly a rule's radius belongs to it: to what it is measured in, to the method, or to neither."""
+    """Return how strongly a rule's radius holds: a schedule, one in its own measure, the method's own, or neither."""
+    if rule.radius is not None and rule.radius.schedule:
+        return 3
     if rule.metric is not None or rule.masks:
         return 2
     return 1 if rule.stated() - {"gate", "radius"} else 0

@@ -37,10 +37,10 @@ class Clock:
 
     @property
     def progress(self) -> float:
-        """The fraction of the run that is done, from 0 to just under 1."""
+        """The fraction of the run that is done, from 0 to just under 1; 1 for steps beyond its length."""
         if self.total_steps is None:
             raise UsageError("the rule needs total_steps", "give SharpnessAware(..., total_steps=...)")
-        return self.step / self.total_steps
+        return min(1.0, self.step / self.total_steps)
 
     @property
     def epoch(self) -> int:

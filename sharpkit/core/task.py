@@ -5,13 +5,14 @@ This is the only definition of "the loss"; training and every diagnostic use it.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sharpkit.core.randomness import RandomState
 from sharpkit.errors import UsageError
@@ -196,9 +197,20 @@ def as_task(model: Callable[..., Tensor], loss: LossFunction | Task) -> Task:
     """Return `loss` itself if it is a task, else the supervised task of model and loss."""
     if isinstance(getattr(loss, "outputs", None), Callable) and isinstance(getattr(loss, "losses", None), Callable):
         return cast("Task", loss)
-    if not callable(loss):
+    if not callable(loss) or not _takes_reduction(loss):
         raise UsageError(
-            f"loss is {type(loss).__name__}, allowed are a function (outputs, targets, reduction) and a Task",
-            "give torch.nn.functional.cross_entropy, for example",
+            f"loss is {getattr(loss, '__name__', type(loss).__name__)}, allowed are a function (outputs, targets, "
+            'reduction="none") -> (B,) and a Task',
+            "give torch.nn.functional.cross_entropy in place of torch.nn.CrossEntropyLoss(), for example",
         )
     return Supervised(model, loss)
+
+
+def _takes_reduction(function: Callable[..., Any]) -> bool:
+    """Return whether a function has a parameter `reduction`, or any; True where Python cannot tell."""
+    called = function.forward if isinstance(function, nn.Module) else function
+    try:
+        parameters = inspect.signature(called).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.name == "reduction" or p.kind is p.VAR_KEYWORD for p in parameters)

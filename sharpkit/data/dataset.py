@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -58,6 +59,14 @@ class Dataset:
     flip: bool = False
     cutout: int = 0
     augment: str = "none"
+
+    def checksum(self) -> int:
+        """Return a number that changes with any sample, target or their order."""
+        total = 0
+        for part in (self.train, self.test):
+            for tensor in (part.inputs, part.targets):
+                total = zlib.crc32(np.ascontiguousarray(tensor.cpu().numpy()).data.cast("B"), total)
+        return total
 
     @property
     def shape(self) -> tuple[int, ...]:

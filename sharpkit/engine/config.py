@@ -83,6 +83,9 @@ class TrainConfig:
                 check_range(name, value, 0, open_low=True)
         if self.rho is not None:
             check_range("rho", self.rho, 0)
+        for name, value, default in (("nesterov", self.nesterov, False), ("momentum", self.momentum, 0.9)):
+            if self.base in ("adam", "adamw") and value != default:
+                raise UsageError(f"{name} is {value} and base is {self.base}, which has none", f"leave --{name} out")
         if self.nesterov and self.momentum == 0:
             raise UsageError("nesterov is set and momentum is 0", "give --momentum 0.9")
         if self.threads != "auto" and not _is_count(self.threads, _MOST_THREADS):

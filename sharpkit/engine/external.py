@@ -6,11 +6,15 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import random
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
+
+import numpy as np
+import torch
 
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 
@@ -81,6 +85,13 @@ def call(function: Callable[..., T], reference: str, *arguments: Any) -> T:
 def takes(function: Callable[..., Any]) -> set[str]:
     """Return the names of a function's parameters; none where Python cannot tell."""
     return set(_parameters(function))
+
+
+def seed(number: int) -> None:
+    """Seed every global stream that a user's file may draw from: torch's, NumPy's and Python's."""
+    torch.manual_seed(number)
+    np.random.seed(number)
+    random.seed(number)
 
 
 def _positions(function: Callable[..., Any]) -> int | None:

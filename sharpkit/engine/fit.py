@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sharpkit.core import randomness
+from sharpkit.core.report import StepReport
+from sharpkit.core.task import Batch
 from sharpkit.engine import checkpoint
 from sharpkit.engine.config import to_mapping
 from sharpkit.engine.evaluate import evaluate
+from sharpkit.engine.external import is_file_reference
 from sharpkit.engine.records import Records
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.session import Session
-from sharpkit.errors import DivergedError, InputError, InterruptedRunError
+from sharpkit.errors import DivergedError, InputError, InterruptedRunError, SharpkitError, one_line
 
 LOG_EVERY = 50
 
@@ -73,7 +76,7 @@ class Fit:
             DivergedError: If a loss or a weight is not finite; the last good checkpoint is kept.
             InterruptedRunError: If a signal asked to stop; the state is saved.
         """
-        session, optimizer, loader = self.session, self.session.optimizer, self.session.loader
+        session, loader = self.session, self.session.loader
         self.run.cut_metrics(self.position)
         self.observer.begin(session, self.position)
         session.model.train()
@@ -81,7 +84,7 @@ class Fit:
         while self.position < session.total_steps:
             epoch, start = divmod(self.position, session.steps_per_epoch)
             for batch in loader.epoch(epoch, start):
-                report = optimizer.step((batch.inputs, batch.targets, batch.indices))
+                report = self._step(batch)
                 if not report.dropped:
                     session.scheduler.step()
                 self.position += 1
@@ -95,6 +98,19 @@ class Fit:
             if stop.signal_number and self.position < session.total_steps:
                 self._stop(stop.signal_number)
         self.save()
+
+    def _step(self, batch: Batch) -> StepReport:
+        try:
+            return self.session.optimizer.step((batch.inputs, batch.targets, batch.indices))
+        except SharpkitError:
+            raise
+        except Exception as error:
+            if not is_file_reference(self.session.config.model):
+                raise
+            raise InputError(
+                f"the model fails at step {self.position + 1}: {type(error).__name__}: {one_line(error)}",
+                f"correct {self.session.config.model}; {self._saved}",
+            ) from error
 
     # ------------------------------------------------------------------ measurements
 
@@ -181,6 +197,7 @@ class Fit:
             "asked": to_mapping(session.asked),
             "shape": list(session.dataset.shape),
             "classes": session.dataset.classes,
+            "data": session.dataset.checksum(),
             "model": session.model.state_dict(),
             "optimizer": session.optimizer.state_dict(),
             "scheduler": session.scheduler.state_dict(),
@@ -202,6 +219,11 @@ class Fit:
         """
         session = self.session
         where = str(self.run.checkpoint)
+        if content["data"] != session.dataset.checksum():
+            raise InputError(
+                f"the data {session.config.data} are not those that {where} was trained on",
+                "give the same data, or start a new run from its weights with --init",
+            )
         checkpoint.load_state(session.model, content["model"], where)
         if content["step"] > session.total_steps:
             raise InputError(
@@ -232,4 +254,4 @@ class Fit:
         config = self.session.config
         radius = getattr(self.session.optimizer.rule.radius, "rho", None)
         second = "" if radius is None or not self.session.optimizer.totals.perturbed else f" or rho (now {radius:g})"
-        raise DivergedError(what, f"lower --lr (now {config.lr:g}){second}; {self._saved}")
+        raise DivergedError(what, f"lower --lr (now {config.lr:g}){second}; {self._saved}, for --init in a new run")

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sharpkit.core import randomness
 from sharpkit.core.buffers import Buffers
@@ -29,6 +30,17 @@ def undisturbed(model: nn.Module, device: torch.device) -> Generator[None]:
             param.grad = grad
 
 
+def materialise(model: nn.Module, task: Task, batch: Batch) -> None:
+    """Let lazy layers take their shapes from a batch; other models are left alone."""
+    lazy = any(is_lazy(value) for value in (*model.parameters(), *model.buffers()))
+    if lazy:
+        training = model.training
+        model.eval()
+        with torch.no_grad():
+            _outputs(task, batch, tuple(batch.inputs.shape))
+        model.train(training)
+
+
 def rehearse(model: nn.Module, task: Task, batch: Batch, classes: int) -> None:
     """Run the model forward in evaluation mode, forward and backward in training mode.
 
@@ -43,6 +55,9 @@ def rehearse(model: nn.Module, task: Task, batch: Batch, classes: int) -> None:
     """
     if not any(True for _ in model.parameters()):
         raise InputError("the model has no parameters", "give a model that can be trained")
+    for name, param in model.named_parameters():
+        if param.is_complex():
+            raise InputError(f"the model's parameter {name} is complex, allowed are real ones", "use two real tensors")
     shape = tuple(batch.inputs.shape)
     with undisturbed(model, batch.inputs.device):
         for training in (False, True):

@@ -22,7 +22,7 @@ from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.checkpoint import load_weights
 from sharpkit.engine.config import TrainConfig
-from sharpkit.engine.rehearsal import rehearse
+from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
 from sharpkit.recipes.grammar import parse
@@ -98,13 +98,14 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     augment = dataset.augment if config.augment == "auto" else config.augment
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
     model_name = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
-    torch.manual_seed(config.seed)
+    external.seed(config.seed)
     model = _on(device, build_model(model_name, dataset))
-    if config.init is not None and asked is None:
-        load_weights(model, Path(config.init))
     loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
     task = Supervised(model, loss)
     probe = next(loader.epoch(0))
+    materialise(model, task, probe)
+    if config.init is not None and asked is None:
+        load_weights(model, Path(config.init))
     rehearse(model, task, probe, dataset.classes)
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
     base = build_base(config, model.parameters())
@@ -150,6 +151,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
 def load_dataset(name: str) -> Dataset:
     """Return a data set by name or from the user's function."""
     if external.is_file_reference(name):
+        # What it draws is the same in every run, whatever the run's seed: the data are no part of the randomness.
+        external.seed(0)
         function = external.from_file(name)
         return from_user(_short(name), external.call(function, name))
     return external.choose(name, DATASETS, "data set")()

@@ -48,13 +48,15 @@ class LargeGradient(Gate):
 
     def perturbs(self, step: Step) -> bool:
         """Update the averages and compare; reads one number from the device, which the branch needs."""
-        n = float(vec.norm(step.here.grad)) ** 2
-        if not math.isfinite(n):
-            return False  # the averages would never be finite again
+        norm = float(vec.norm(step.here.grad))
+        n = norm * norm  # inf, where ** would raise
         mean = self.delta * step.memory.get(_MEAN, 0.0) + (1 - self.delta) * n
-        variance = self.delta * step.memory.get(_VARIANCE, START_VARIANCE) + (1 - self.delta) * (n - mean) ** 2
+        apart = n - mean
+        variance = self.delta * step.memory.get(_VARIANCE, START_VARIANCE) + (1 - self.delta) * apart * apart
+        if not math.isfinite(variance):
+            return False  # the averages would never be finite again
         step.memory[_MEAN], step.memory[_VARIANCE] = mean, variance
-        done = min(1.0, step.clock.progress)
+        done = step.clock.progress
         threshold = done * self.lam1 + (1 - done) * self.lam2
         if variance > 0:
             step.note("z_score", torch.tensor((n - mean) / math.sqrt(variance)))

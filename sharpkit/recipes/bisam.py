@@ -1,4 +1,4 @@
-"""Bilevel sharpness-aware minimisation: climb a lower bound of the 0-1 loss."""
+"""Bilevel sharpness-aware minimisation: climb a smooth stand-in for the 0-1 loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ _SHAPES: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 @dataclass(frozen=True)
 class SmoothedErrors(AscentLoss):
-    """Q_i = (1 / mu) log sum_j exp(mu phi(z_ij - z_iy)): a smooth lower bound of sample i's 0-1 loss.
+    """Q_i = (1 / mu) log sum_j exp(mu phi(z_ij - z_iy)): a smooth stand-in for sample i's 0-1 loss.
+
+    Q - log(C) / mu, with C classes, is a lower bound of the 0-1 loss, and has the same gradient.
 
     Args:
         shape: phi(x) is tanh(alpha x) for `tanh` and 1 - log(1 + e^(gamma - x)) with gamma = log(e - 1) for `log`.
@@ -57,7 +59,7 @@ class SmoothedErrors(AscentLoss):
 
 
 def bisam_tanh(rho: float = 0.05, mu: float = 10.0, alpha: float = 0.1) -> Rule:
-    """Climb a lower bound of the 0-1 loss made of tanh(alpha margin): epsilon = rho grad Q / ||grad Q||.
+    """Climb a smooth stand-in for the 0-1 loss made of tanh(alpha margin): epsilon = rho grad Q / ||grad Q||.
 
     Xie, Latorre, Antonakopoulos, Pethick, Cevher (2024), "Improving SAM Requires Rethinking its Optimization
     Formulation", section 3 and Algorithm 1. Q_i = (1 / mu) log sum_j exp(mu tanh(alpha (z_ij - z_iy))); the step
@@ -76,7 +78,7 @@ def bisam_tanh(rho: float = 0.05, mu: float = 10.0, alpha: float = 0.1) -> Rule:
 
 
 def bisam_log(rho: float = 0.05, mu: float = 1.0) -> Rule:
-    """Climb a lower bound of the 0-1 loss made of 1 - log(1 + e^(gamma - margin)): epsilon = rho grad Q / ||grad Q||.
+    """Climb a smooth stand-in for the 0-1 loss, 1 - log(1 + e^(gamma - margin)): epsilon = rho grad Q / ||grad Q||.
 
     Xie, Latorre, Antonakopoulos, Pethick, Cevher (2024), "Improving SAM Requires Rethinking its Optimization
     Formulation", section 3 and Algorithm 1. gamma = log(e - 1); the rest is as for bisam-tanh. Cost: 2 gradients a

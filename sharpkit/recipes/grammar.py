@@ -34,7 +34,8 @@ def parameters(recipe: Callable[..., Rule]) -> dict[str, Parameter]:
 def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> Rule:
     """Return the rule that a recipe string names.
 
-    A parameter goes to every recipe of the union that has it: `sampa+asam:rho=0.5:lam=0.2`.
+    A parameter goes to every recipe of the union that has it, `sampa+asam:rho=0.5:lam=0.2`, or to one that is named
+    before it, `gnp+bisam-tanh:gnp.alpha=0.8`.
 
     Args:
         text: `NAME[+NAME...][:key=value]...`.
@@ -59,11 +60,16 @@ def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> 
         given[key] = raw
     known = {name: parameters(table[name]) for name in names}
     for key in given:
-        if not any(key in own for own in known.values()):
+        owner, _, bare = key.rpartition(".")
+        if not any(bare in own for name, own in known.items() if owner in ("", name)):
             every = [k for own in known.values() for k in own]
-            raise UsageError(f"{head} has no parameter {key!r}", _allowed(key, every))
+            raise UsageError(f"{head} has no parameter {key!r}", _allowed(key, every) if every else "leave it out")
     values = {
-        name: {key: _convert(key, raw, own[key].kind, text) for key, raw in given.items() if key in own}
+        name: {
+            key: _convert(key, given[place], parameter.kind, text)
+            for key, parameter in own.items()
+            if (place := next((k for k in (f"{name}.{key}", key) if k in given), None))
+        }
         for name, own in known.items()
     }
     rule = reduce(lambda a, b: a + b, (table[name](**values[name]) for name in names))
@@ -103,14 +109,18 @@ def _allowed(given: str, choices: Iterable[str]) -> str:
 def _canonical(
     rule: Rule, known: Mapping[str, Mapping[str, Parameter]], values: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """Write out every hyperparameter; where recipes share one, the value that holds in the rule."""
-    settings: dict[str, Any] = {}
-    for name, own in known.items():
-        for key, parameter in own.items():
-            value = values[name].get(key, parameter.default)
-            if value is not None:
-                settings.setdefault(key, value)
+    """Write out every hyperparameter; where recipes share one and differ in it, with the recipe's name before it."""
+    full = {
+        name: {key: values[name].get(key, parameter.default) for key, parameter in own.items()}
+        for name, own in known.items()
+    }
     radius = getattr(rule.radius, "rho", None)
-    if "rho" in settings and radius is not None:
-        settings["rho"] = radius
+    settings: dict[str, Any] = {}
+    for name, own in full.items():
+        for key, value in own.items():
+            held = radius if key == "rho" and radius is not None else value
+            others = [other[key] for other in full.values() if other.get(key) is not None]
+            shared = key == "rho" or all(other == held for other in others)
+            if held is not None:
+                settings.setdefault(key if shared else f"{name}.{key}", held)
     return ":".join([rule.name, *(f"{key}={value}" for key, value in settings.items())])

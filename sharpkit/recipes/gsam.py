@@ -25,6 +25,7 @@ class WithRate(Radius):
 
     rho_max: float
     rho_min: float
+    schedule: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("rho_min", self.rho_min, 0)

@@ -59,7 +59,10 @@ class Reused(Descent):
         return [[v] if self.scope == "global" else [[t] for t in v] for v in vectors]
 
     def _orthogonal(self, g: Vec, h: Vec) -> Vec:
-        return vec.add(h, vec.scale(g, vec.projection(h, g)), alpha=-1)
+        """Return h less its projection onto g; exact zeros where only rounding is left, which would be blown up."""
+        v = vec.add(h, vec.scale(g, vec.projection(h, g)), alpha=-1)
+        rounding = 10 * torch.finfo(vec.accumulation_dtype(h)).eps
+        return vec.keep_if(vec.norm(v) > rounding * vec.norm(h), v)
 
     def _added(self, g: Vec, v: Vec) -> Vec:
         length = vec.norm(v)

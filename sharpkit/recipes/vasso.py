@@ -39,7 +39,7 @@ class Smoothed(Filter):
         return smoothed
 
     def pass_by(self, step: Step) -> None:
-        """Take in the gradient of a step that does not perturb; it has been computed anyway."""
+        """Take in the gradient of a step that does not perturb; without an ascent loss it has been computed anyway."""
         self.apply(step, step.here.gradients(step.ascent_loss)[0])
 
 

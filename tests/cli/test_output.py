@@ -81,7 +81,7 @@ def test_a_number_that_does_not_exist_is_null_with_a_warning(train, options):
         (("train", "--lr", "-1"), 2, "usage"),
         (("train", "--lr", "x"), 2, "usage"),
         (("train", "--nope"), 2, "usage"),
-        (("train", "--opt", "sampa+sam"), 2, "conflict"),
+        (("train", "--opt", "sampa+gnp"), 2, "conflict"),
         (("train", "--data", "nowhere.py:f"), 3, "input"),
         (("train", "--resume", "nowhere"), 3, "input"),
         (("train", *TINY, "--lr", "1e38"), 4, "diverged"),

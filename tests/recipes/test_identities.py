@@ -120,7 +120,7 @@ class Reordered(nn.Module):
         return self.b(self.a(x).tanh())
 
 
-@pytest.mark.parametrize("rule", [name for name in [*RECIPES, "sampa+asam"] if name != "sam-on"])
+@pytest.mark.parametrize("rule", [name for name in [*RECIPES, "sampa+asam"] if name not in ("sam-on", "esam")])
 def test_the_order_of_parameters_does_not_matter(rule):
     ends = []
     for backwards in (False, True):

@@ -3,6 +3,7 @@
 import copy
 from functools import cache
 from itertools import combinations, permutations
+from typing import get_args
 
 import pytest
 import torch
@@ -235,12 +236,16 @@ def test_the_canonical_text_of_a_union_builds_the_same_rule(a, b):
 
 
 @named(*ALLOWED)
-def test_a_key_that_two_recipes_share_means_the_same_in_both(a, b):
-    """`alpha` or `scope` cannot be one number for two things: every parameter of a union must be reachable."""
+def test_every_parameter_of_a_union_can_be_set_alone(a, b):
+    """`alpha` or `scope` may mean different things in two recipes: the recipe's name before it says which is meant."""
     shared = parameters(RECIPES[a]).keys() & parameters(RECIPES[b]).keys() - {"rho"}
     for key in shared:
-        one, other = (parameters(RECIPES[name])[key] for name in (a, b))
-        assert (one.kind, one.default) == (other.kind, other.default), f"{key} of {a} is not {key} of {b}"
+        for name, other in ((a, b), (b, a)):
+            own, theirs = (parameters(RECIPES[n])[key] for n in (name, other))
+            value = own.default * 0.5 if own.kind is float else next(c for c in get_args(own.kind) if c != own.default)
+            settings = parse(f"{joint(a, b)}:{name}.{key}={value}").text.split(":")
+            assert f"{name}.{key}={value}" in settings
+            assert f"{other}.{key}={theirs.default}" in settings
 
 
 @pytest.mark.parametrize(

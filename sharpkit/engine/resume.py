@@ -1,0 +1,98 @@
+"""Going on with a run: finding it, checking that it is the one that is meant, and restoring it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from sharpkit.engine import checkpoint
+from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.engine.fit import Fit, Observer
+from sharpkit.engine.rundir import RunDir
+from sharpkit.engine.session import build, recipe_text
+from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
+from sharpkit.recipes.grammar import parse
+
+_MAY_DIFFER = ("device", "threads")
+
+
+def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
+    """Return a run at the position of its checkpoint.
+
+    Args:
+        path: The run directory or a checkpoint in it.
+        given: Options given again; `device` and `threads` may differ from the run's, others must be the same.
+        observer: Is told how it goes.
+
+    Raises:
+        InputError: If there is no checkpoint, or it is damaged, or made from other data.
+        UsageError: If an option contradicts the run.
+    """
+    content = checkpoint.load(checkpoint.located(path))
+    try:
+        config = TrainConfig(**from_mapping(content["config"], str(path)))
+        asked = TrainConfig(**from_mapping(content["asked"], str(path)))
+        _check_same(config, given)
+        session = build(replace(config, **{key: given[key] for key in _MAY_DIFFER if key in given}), asked=asked)
+        fit = Fit(session, RunDir(path if path.is_dir() else path.parent), observer)
+        fit.restore(content)
+    except SharpkitError:
+        raise
+    except Exception as error:  # a field is missing, or is not what this version writes
+        raise InputError(
+            f"{path} is no complete checkpoint: {type(error).__name__}: {one_line(error)}", "start a new run"
+        ) from error
+    return fit
+
+
+def find(config: TrainConfig, folders: list[Path], observer: Observer) -> Path | None:
+    """Return the newest of some run directories that holds a run of exactly this configuration, finished or not.
+
+    Args:
+        config: With every choice made.
+        folders: Where to look; what cannot be read is passed over and told.
+        observer: Is told.
+    """
+    wanted = _comparable(to_mapping(config))
+    for folder in sorted((f for f in folders if RunDir(f).checkpoint.is_file()), key=_age, reverse=True):
+        try:
+            stored: Any = checkpoint.load(RunDir(folder).checkpoint).get("config")
+        except InputError as error:
+            observer.note(f"passed over: {error.message}")
+            continue
+        if isinstance(stored, Mapping) and _comparable(dict(stored)) == wanted:  # pyright: ignore[reportUnknownArgumentType]
+            return folder
+    return None
+
+
+def _check_same(config: TrainConfig, given: Mapping[str, Any]) -> None:
+    """Refuse options that would make the resumed run another one."""
+    stored = to_mapping(config)
+    stored["rho"] = _radius(config.opt)
+    for key, value in given.items():
+        if key == "opt":
+            same = parse(recipe_text(replace(config, opt=value, rho=given.get("rho")))).text == config.opt
+        else:
+            same = key in _MAY_DIFFER or value in (stored.get(key), "auto")
+        if not same:
+            raise UsageError(
+                f"--{key.replace('_', '-')} is {value}, the run was started with {stored.get(key)}",
+                "leave it out: --resume goes on with the run as it is",
+            )
+
+
+def _radius(canonical: str) -> float | None:
+    """Return the radius that a recipe's full text gives, if it has one."""
+    settings = dict(item.split("=") for item in canonical.split(":")[1:])
+    return float(settings["rho"]) if "rho" in settings else None
+
+
+def _comparable(values: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what was chosen by a measurement."""
+    return {key: value for key, value in values.items() if key != "threads"}
+
+
+def _age(folder: Path) -> float:
+    return folder.stat().st_mtime
