@@ -1,4 +1,4 @@
-"""sharpkit: sharpness-aware training and sharpness diagnostics of neural networks.
+"""sharpkit: sharpness-aware training of neural networks.
 
 Importing the package does not import torch; the first use of a public name does.
 """

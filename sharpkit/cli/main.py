@@ -21,7 +21,7 @@ from sharpkit.errors import SharpkitError, one_line
 
 app = typer.Typer(
     name="sharpkit",
-    help="Sharpness-aware training and sharpness diagnostics of neural networks.",
+    help="Sharpness-aware training of neural networks.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -42,14 +42,11 @@ def _common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Sharpness-aware training and sharpness diagnostics of neural networks."""
+    """Sharpness-aware training of neural networks."""
 
 
 def main() -> NoReturn:
     """Run the program on this process's arguments and exit."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by the caller
-            setattr(sys, name, pathlib.Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     sys.exit(run(sys.argv[1:]))
 
 
@@ -61,6 +58,9 @@ def run(arguments: Sequence[str]) -> int:
     Args:
         arguments: The words after the program's name.
     """
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by the caller
+            setattr(sys, name, pathlib.Path(os.devnull).open("r" if name == "stdin" else "w"))  # noqa: SIM115
     try:
         return _answer(arguments)
     except BrokenPipeError:
