@@ -7,8 +7,10 @@ from typing import ClassVar
 
 import torch
 
+from sharpkit.core import vec
 from sharpkit.core.oracle import Work
-from sharpkit.core.rule import Mask, Need, Radius, Rows, Rule
+from sharpkit.core.parts import Constant
+from sharpkit.core.rule import Mask, Need, Rows, Rule
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range
@@ -50,23 +52,18 @@ class KeptTensors(Mask):
 
 
 @dataclass(frozen=True)
-class Enlarged(Radius):
-    """rho / beta, so that the perturbation's expectation is that of all tensors; rho where none is left out.
+class Enlarged(Mask):
+    """Enlarge what is left by 1 / beta, so that its expectation is that of all tensors; not where none is left out.
 
     Args:
-        rho: The radius.
         beta: Probability that a tensor is kept.
     """
 
-    rho: float
     beta: float
 
-    def __post_init__(self) -> None:
-        check_range("rho", self.rho, 0)
-
-    def at(self, step: Step) -> float:
-        """Return the radius inside S."""
-        return self.rho if all(_kept(step, self.beta)) else self.rho / self.beta
+    def apply(self, step: Step, v: Vec) -> Vec:
+        """Return v or v / beta."""
+        return v if all(_kept(step, self.beta)) else vec.scale(v, 1 / self.beta)
 
 
 @dataclass(frozen=True)
@@ -111,4 +108,4 @@ def esam(rho: float = 0.05, beta: float = 0.6, gamma: float = 0.5) -> Rule:
     Raises:
         UsageError: If rho is negative, or beta or gamma outside (0, 1].
     """
-    return Rule("esam", masks=(KeptTensors(beta),), radius=Enlarged(rho, beta), rows=SharpestSamples(gamma))
+    return Rule("esam", masks=(KeptTensors(beta), Enlarged(beta)), radius=Constant(rho), rows=SharpestSamples(gamma))
