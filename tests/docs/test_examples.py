@@ -71,7 +71,8 @@ def run_commands(example: Example) -> str | None:
     return None
 
 
-EXAMPLES = Sybil(parsers=[PythonCodeBlockParser(), CodeBlockParser(language="bash", evaluator=run_commands)])
+PYTHON = Sybil(parsers=[PythonCodeBlockParser()])
+COMMANDS = Sybil(parsers=[CodeBlockParser(language="bash", evaluator=run_commands)])
 
 
 def name(path: Path) -> str:
@@ -98,8 +99,18 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 @pytest.mark.usefixtures("workplace")
-def test_the_examples_of_a_document_run_one_after_the_other(path: Path) -> None:
-    document: Document = EXAMPLES.parse(path)
+def test_the_python_of_a_document_runs_from_top_to_bottom(path: Path) -> None:
+    document: Document = PYTHON.parse(path)
+    for example in document.examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(p, marks=[] if p.name == "README.md" else pytest.mark.slow) for p in DOCUMENTS], ids=name
+)
+@pytest.mark.usefixtures("workplace")
+def test_the_commands_of_a_document_run_one_after_the_other(path: Path) -> None:
+    document: Document = COMMANDS.parse(path)
     for example in document.examples():
         example.evaluate()
 
@@ -135,6 +146,6 @@ def test_a_block_is_cut_into_commands() -> None:
 def test_a_command_that_fails_fails_the_test(workplace: Path) -> None:
     page = workplace / "page.md"
     page.write_text("```bash\nsharpkit no-such-command\n```\n")
-    (example,) = EXAMPLES.parse(page).examples()
+    (example,) = COMMANDS.parse(page).examples()
     with pytest.raises(Exception, match="exited with"):
         example.evaluate()
