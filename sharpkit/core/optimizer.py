@@ -258,15 +258,24 @@ class SharpnessAware:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a stored state.
+        """Go on from a stored state; the hyperparameters of the rule stay this optimizer's.
 
         Raises:
-            InputError: If it is another rule's.
+            InputError: If it is another rule's or another kind of base optimizer's, or incomplete.
         """
-        if state.get("rule") != self.rule.name:
+        missing = [key for key in self.state_dict() if key not in state]
+        if missing:
+            raise InputError(f"the optimizer state has no {', '.join(missing)}", "give one that state_dict() returned")
+        if sorted(state["rule"].split("+")) != sorted(self.rule.name.split("+")):
             raise InputError(
                 f"the optimizer state is of rule {state.get('rule')!r}, this optimizer's rule is {self.rule.name!r}",
                 "build the optimizer with the rule that was saved",
+            )
+        own, stored = self.base.state_dict()["param_groups"], state["base"]["param_groups"]
+        if [len(g["params"]) for g in own] != [len(g["params"]) for g in stored] or not set(own[0]) <= set(stored[0]):
+            raise InputError(
+                "the optimizer state is of another base optimizer or of other parameters than this one",
+                "build base and model as they were when it was saved",
             )
         self.base.load_state_dict(copy.deepcopy(state["base"]))  # torch would share the tensors with `state`
         self._memory.load_state_dict(state["memory"], self.params[0].device)
