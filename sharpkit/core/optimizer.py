@@ -172,7 +172,7 @@ class SharpnessAware:
         self.totals.add(report)
         for step in steps:
             for name, count in step.tallies.items():
-                self._tallies[name] = self._tallies[name] + count if name in self._tallies else count
+                self._tallies[name] = self._tallies[name] + count if name in self._tallies else count.to(torch.int64)
         return report
 
     def _direction(self, step: Step) -> tuple[Vec, bool]:

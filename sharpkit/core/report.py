@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpkit.core.oracle import Cost
+from sharpkit.core.point import Point
 from sharpkit.core.step import Step
 
 
@@ -71,10 +72,8 @@ def report_of(
         dropped: Whether the step was not taken.
     """
     clean = [step.clean for step in steps]
-    outputs = [point.outputs for point in clean]
-    seen = [out for out in outputs if out is not None]
     return StepReport(
-        loss=torch.stack([point.loss * share for point, share in zip(clean, shares, strict=True)]).sum(),
+        loss=_mean_loss(clean, shares),
         perturbed=perturbed,
         dropped=dropped,
         forward_samples=cost.forward,
@@ -82,9 +81,23 @@ def report_of(
         gradients=cost.gradients,
         sequential=cost.gradients,
         critical=cost.gradients - sum(step.overlap for step in steps),
-        outputs=torch.cat(seen) if len(seen) == len(clean) else None,
+        outputs=_joined_outputs(clean),
         notes=_mean_notes(steps),
     )
+
+
+def _mean_loss(clean: Sequence[Point], shares: Sequence[float]) -> Tensor:
+    if len(clean) == 1:
+        return clean[0].loss
+    return torch.stack([point.loss * share for point, share in zip(clean, shares, strict=True)]).sum()
+
+
+def _joined_outputs(clean: Sequence[Point]) -> Tensor | None:
+    outputs = [point.outputs for point in clean]
+    if len(outputs) == 1:
+        return outputs[0]
+    seen = [out for out in outputs if out is not None]
+    return torch.cat(seen) if len(seen) == len(clean) else None
 
 
 def _mean_notes(steps: Sequence[Step]) -> dict[str, Tensor]:

@@ -173,4 +173,4 @@ class Step:
 
     def tally(self, name: str, happened: Tensor) -> None:
         """Count a 0-dim boolean, still on the device, in the optimizer's counters."""
-        self.tallies[name] = self.tallies.get(name, 0) + happened.to(torch.int64)
+        self.tallies[name] = self.tallies[name].to(torch.int64) + happened if name in self.tallies else happened
