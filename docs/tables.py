@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
 from sharpkit.engine.config import options
+from sharpkit.recipes.describe import describe
 
 
 def write_all(folder: Path) -> None:
@@ -23,11 +22,9 @@ def recipes() -> str:
     """Return a row for every recipe: its page, what it does, which slots it states and its cost."""
     rows: list[Sequence[str]] = []
     for name, recipe in sharpkit.RECIPES.items():
-        text = " ".join((inspect.getdoc(recipe) or "").split())
-        cost = re.search(r"Cost: (.*?)\.(?: |$)", text)
-        assert cost is not None, f"the docstring of {name} does not say what it costs"
-        slots = ", ".join(f"`{slot}`" for slot in sorted(recipe().stated()))
-        rows.append((f"[`{name}`]({name}.md)", text.split(". ")[0], slots, cost[1].partition(",")[0]))
+        said = describe(recipe)
+        slots = ", ".join(f"`{slot}`" for slot in said.slots)
+        rows.append((f"[`{name}`]({name}.md)", said.what, slots, said.cost))
     return table(("recipe", "what it does", "slots it states", "cost"), rows)
 
 

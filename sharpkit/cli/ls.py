@@ -20,24 +20,26 @@ def ls(
 
     Example: sharpkit ls opts
     """
-    header, rows = _opts() if what == "opts" else _described(what)
+    terminal = Terminal()
+    header, rows = _opts(brief=terminal.person and not json) if what == "opts" else _described(what)
     if json:
         items = [dict(zip(header, row, strict=True)) for row in rows]
         print(to_json(document("ls", {"what": what, "items": items})), end="")
     else:
-        Terminal().rows(header, rows)
+        terminal.rows(header, rows)
 
 
-def _opts() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _opts(*, brief: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return a row for every recipe; a person gets the columns that fit a terminal."""
     from sharpkit.recipes import RECIPES
-    from sharpkit.recipes.grammar import parameters
+    from sharpkit.recipes.describe import describe
 
-    rows: list[tuple[str, ...]] = []
-    for name, recipe in RECIPES.items():
-        settings = " ".join(f"{p.name}={p.default}" for p in parameters(recipe).values())
-        slots = " ".join(sorted(recipe().stated()))
-        rows.append((name, settings, slots, _first_line(recipe)))
-    return ("name", "parameters", "slots", "what it does"), rows
+    told = [(name, describe(recipe)) for name, recipe in RECIPES.items()]
+    if brief:
+        header = ("name", "parameters", "gradients", "what it does")
+        return header, [(n, " ".join(d.settings), d.cost.partition(" gradient")[0], d.brief) for n, d in told]
+    header = ("name", "parameters", "slots", "cost", "source", "what it does")
+    return header, [(n, " ".join(d.settings), " ".join(d.slots), d.cost, d.source, d.what) for n, d in told]
 
 
 def _described(what: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
