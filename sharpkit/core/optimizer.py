@@ -186,7 +186,7 @@ class SharpnessAware:
             if rule.filter is not None:
                 rule.filter.pass_by(step)
             return rule.descent.plain(step), False
-        step.touched = rule.touched(step)
+        step.touched, step.wants_clean = rule.touched(step), rule.wants_clean()
         direction = rule.ascent.direction(step)
         if rule.filter is not None:
             direction = rule.filter.apply(step, direction)

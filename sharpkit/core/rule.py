@@ -200,6 +200,10 @@ class Rule:
         chosen = [flags for mask in self.masks if mask.inside and (flags := mask.touched(step)) is not None]
         return [all(flags) for flags in zip(*chosen, strict=True)] if chosen else None
 
+    def wants_clean(self) -> bool:
+        """Return whether the descent looks at the task's clean gradient on a step that perturbs."""
+        return self.descent is not None and self.descent.clean_gradient
+
     def needs(self) -> set[Need]:
         """Return what the parts cannot do without."""
         return {need for part in self.parts() for need in part.needs}

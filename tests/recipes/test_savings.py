@@ -97,3 +97,8 @@ def test_a_step_that_is_not_perturbed_costs_one_gradient(rule):
     model.register_forward_pre_hook(lambda *_: passes.append(1))
     report = opt.step(batch(seed=1))
     assert (len(passes), report.forward_samples, report.backward_samples, report.perturbed) == (1, 8, 8, False)
+
+
+def test_two_gradients_at_one_point_come_from_one_forward_pass():
+    report = sharp("gnp+bisam-log:rho=0.1", net()).step(batch())
+    assert (report.forward_samples, report.backward_samples, report.gradients) == (16, 24, 3)
