@@ -127,6 +127,7 @@ class SharpnessAware:
             self._generator,
             owners(model, self.params),
             self.rule.ascent_loss,
+            self.rule.wants_clean(),
         )
         whole = None if (self.rule.shards or 1) > 1 else True
         self._check_needs({"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "whole_batch": whole})
@@ -186,7 +187,7 @@ class SharpnessAware:
             if rule.filter is not None:
                 rule.filter.pass_by(step)
             return rule.descent.plain(step), False
-        step.touched, step.wants_clean = rule.touched(step), rule.wants_clean()
+        step.touched = rule.touched(step)
         direction = rule.ascent.direction(step)
         if rule.filter is not None:
             direction = rule.filter.apply(step, direction)

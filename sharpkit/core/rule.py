@@ -195,7 +195,7 @@ class Rule:
 
     def touched(self, step: Step) -> list[bool] | None:
         """Return which parameters the climbed vector is needed on; None is all."""
-        if any(part.clean_gradient for part in self.parts()):
+        if not self.masks or any(part.clean_gradient for part in self.parts()):
             return None
         chosen = [flags for mask in self.masks if mask.inside and (flags := mask.touched(step)) is not None]
         return [all(flags) for flags in zip(*chosen, strict=True)] if chosen else None

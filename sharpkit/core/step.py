@@ -61,6 +61,7 @@ class Surroundings:
     generator: torch.Generator
     owners: Sequence[nn.Module | None]
     ascent_loss: Objective | None = None
+    wants_clean: bool = False
 
 
 class Step:
@@ -89,7 +90,7 @@ class Step:
         self.owners = around.owners  # the module that each parameter belongs to, if the model has it
         self.generator = around.generator
         self.ascent_loss = around.ascent_loss  # None is the task's own
-        self.wants_clean = False  # whether the clean gradient is wanted beside that of the ascent loss
+        self.wants_clean = around.wants_clean  # whether the clean gradient is wanted beside that of the ascent loss
         self.touched: list[bool] | None = None  # which parameters the climbed vector is needed on; None is all
         self._once: dict[str, Any] = {}
         self.work = work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -60,8 +61,9 @@ class Dataset:
     cutout: int = 0
     augment: str = "none"
 
+    @cached_property
     def checksum(self) -> int:
-        """Return a number that changes with any sample, target or their order."""
+        """A number that changes with any sample, target or their order."""
         total = 0
         for part in (self.train, self.test):
             for tensor in (part.inputs, part.targets):

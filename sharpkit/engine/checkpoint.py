@@ -83,8 +83,10 @@ def read(path: Path) -> dict[str, Any]:
         raise InputError(f"the checkpoint {path} does not exist", "give a checkpoint file or a run directory")
     try:
         # torch does not compare the checksums that it writes, and a flipped bit is a wrong number.
-        if zipfile.is_zipfile(path) and (part := zipfile.ZipFile(path).testzip()):
-            raise zipfile.BadZipFile(f"{part} does not have the checksum it was written with")
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:
+                if (wrong := parts.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{wrong} does not have the checksum it was written with")
         with warnings.catch_warnings(action="ignore"):
             document: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

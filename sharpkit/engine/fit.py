@@ -197,7 +197,7 @@ class Fit:
             "asked": to_mapping(session.asked),
             "shape": list(session.dataset.shape),
             "classes": session.dataset.classes,
-            "data": session.dataset.checksum(),
+            "data": session.dataset.checksum,
             "model": session.model.state_dict(),
             "optimizer": session.optimizer.state_dict(),
             "scheduler": session.scheduler.state_dict(),
@@ -219,7 +219,7 @@ class Fit:
         """
         session = self.session
         where = str(self.run.checkpoint)
-        if content["data"] != session.dataset.checksum():
+        if content["data"] != session.dataset.checksum:
             raise InputError(
                 f"the data {session.config.data} are not those that {where} was trained on",
                 "give the same data, or start a new run from its weights with --init",
