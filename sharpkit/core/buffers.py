@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +21,7 @@ class Buffers:
     """
 
     _held: list[tuple[nn.Module, str, Tensor]]
-    _copies: list[Tensor]
+    copies: list[Tensor]
 
     @staticmethod
     def of(model: nn.Module) -> Buffers:
@@ -37,12 +39,29 @@ class Buffers:
             waiting += [child for child in _children(module).values() if child is not None]
         return Buffers(held, vec.clone([buffer for _, _, buffer in held]))
 
+    def fill(self, values: list[Tensor]) -> None:
+        """Give every buffer another value, until `put_back`."""
+        with torch.no_grad():
+            vec.copy_([buffer for _, _, buffer in self._held], values)
+
     def put_back(self) -> None:
         """Give every name its tensor back, and every tensor its values, bit for bit."""
         for module, name, buffer in self._held:
             _buffers(module)[name] = buffer
         with torch.no_grad():
-            vec.copy_([buffer for _, _, buffer in self._held], self._copies)
+            vec.copy_([buffer for _, _, buffer in self._held], self.copies)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Generator[None]:
+    """Put every module into evaluation mode, and each into its own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _is_expanded(buffer: Tensor) -> bool:

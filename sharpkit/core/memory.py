@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,7 +13,7 @@ class Memory:
     """Named plain values (numbers, tensors, lists and dicts of them) that outlive a step.
 
     What a step writes is kept only when the step succeeds, so a step that raises leaves no trace. A value must be
-    replaced, never changed in place, and must not share storage with the gradient handed to the base optimizer.
+    replaced, not changed in place, and must not share storage with the gradient handed to the base optimizer.
     """
 
     def __init__(self) -> None:
@@ -49,21 +49,26 @@ class Memory:
         self._staged.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return every kept value."""
-        return dict(self._kept)
+        """Return a copy of every kept value."""
+        return {key: map_tensors(torch.clone, value) for key, value in self._kept.items()}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Replace every value by stored ones, tensors on the given device."""
-        self._kept = {key: map_tensors(lambda t: t.to(device), value) for key, value in state.items()}
+        self._kept = {key: map_tensors(lambda t: t.to(device, copy=True), value) for key, value in state.items()}
         self._staged = {}
 
 
-class ShardMemory:
-    """The part of a memory that belongs to one shard of the batch."""
+class Drawer:
+    """The part of a memory that belongs to one shard of the batch, or to all of them together.
 
-    def __init__(self, memory: Memory, shard: int) -> None:
+    Args:
+        memory: The whole memory.
+        owner: The shard's number, or `all`.
+    """
+
+    def __init__(self, memory: Memory, owner: int | Literal["all"]) -> None:
         self._memory = memory
-        self._prefix = f"{shard}/"
+        self._prefix = f"{owner}/"
 
     def __contains__(self, key: str) -> bool:
         return self._prefix + key in self._memory
@@ -77,6 +82,10 @@ class ShardMemory:
     def get(self, key: str, default: Any = None) -> Any:
         """Return a value, or the default where there is none."""
         return self._memory.get(self._prefix + key, default)
+
+    def kept(self, key: str) -> Any:
+        """Return a value as it was before this step, None where there was none."""
+        return self._memory.kept(self._prefix + key)
 
     def of_shards(self, key: str, count: int) -> list[Any]:
         """Return what the first `count` shards kept under a key before this step."""

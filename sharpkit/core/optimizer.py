@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -15,16 +15,20 @@ from sharpkit.core import vec
 from sharpkit.core.base import check_base, check_unchanged, owners, trainable
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm, SingleProcess
-from sharpkit.core.memory import Memory, ShardMemory
-from sharpkit.core.oracle import Closure, Cost, Oracle, Replay, Role, Work
+from sharpkit.core.memory import Memory
+from sharpkit.core.needs import check_needs
+from sharpkit.core.oracle import Oracle, Replay, Role
 from sharpkit.core.parts import Always, Climbed, Constant, Gradient, SameBatch, number_of_shards
+from sharpkit.core.point import Joint, Point
 from sharpkit.core.precision import Mode, Precision
+from sharpkit.core.radius import RadiusSchedule, scheduled
 from sharpkit.core.report import StepReport, Totals, report_of
 from sharpkit.core.rule import Rule
 from sharpkit.core.shape import perturbation
-from sharpkit.core.step import Clock, Step, Surroundings
+from sharpkit.core.step import Clock, Draw, Step, Surroundings
 from sharpkit.core.task import Batch, LossFunction, Task, as_task
 from sharpkit.core.vec import Vec
+from sharpkit.core.work import Closure, Cost, Work
 from sharpkit.errors import InputError, UsageError, check_range
 
 BatchNormStatistics = Literal["clean", "perturbed", "both"]
@@ -60,6 +64,13 @@ class SharpnessAware:
         accumulate: Micro-batches a batch is cut into; epsilon and gradients are those of the whole batch.
         precision: `off`, `bf16` or `fp16`.
         comm: The other ranks; a single process by default.
+        samples: The number of training samples, for rules that remember every one of them.
+        draw: `(count, generator) -> (inputs, targets)`, training samples for rules that look at more than the batch.
+        loss_decay: lambda of a weight decay lambda / 2 ||w||^2 that is part of the loss, hence of the perturbation,
+            in place of the base optimizer's own; reported losses are without it.
+        rho_schedule: `constant`, `with-lr` for rho_t = rho lr_t / lr_max, or `warm-up` for rho_t = rho min(1, (t + 1)
+            / rho_warmup).
+        rho_warmup: Steps of the warm-up.
 
     Raises:
         UsageError: If a value is out of range, or the rule needs something that is not given.
@@ -81,23 +92,36 @@ class SharpnessAware:
         accumulate: int = 1,
         precision: Mode = "off",
         comm: Comm | None = None,
+        samples: int | None = None,
+        draw: Draw | None = None,
+        loss_decay: float = 0.0,
+        rho_schedule: RadiusSchedule = "constant",
+        rho_warmup: int | None = None,
     ) -> None:
         if bn_stats not in _ROLES:
             allowed = ", ".join(get_args(BatchNormStatistics))
             raise UsageError(f"bn_stats is {bn_stats!r}, allowed are {allowed}", "use clean")
         if clip is not None:
             check_range("clip", clip, 0, open_low=True)
-        for name, length in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch)):
+        check_range("loss_decay", loss_decay, 0)
+        for name, length in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch), ("samples", samples)):
             if length is not None:
                 check_range(name, length, 1)
         if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise UsageError(f"rule is {type(rule).__name__}, allowed are a recipe string and a Rule", "use 'sam'")
         check_base(base)
+        if loss_decay and any(group.get("weight_decay") for group in base.param_groups):
+            raise UsageError(
+                f"loss_decay is {loss_decay:g}, and the base optimizer decays the weights as well",
+                "build the base optimizer with weight_decay=0",
+            )
         self.base = base
-        self.rule = rule.complete(
+        full = rule.complete(
             gate=Always(), ascent=Gradient(), radius=Constant(0.05), rows=SameBatch(), descent=Climbed(), shards=1
         )
-        number_of_shards(self.rule.shards or 0)
+        number_of_shards(full.shards or 0)
+        assert full.radius
+        self.rule = replace(full, radius=scheduled(full.radius, rho_schedule, rho_warmup))
         self.names, self.params = trainable(model, base)
         self.totals = Totals()
         self._model = model
@@ -118,19 +142,26 @@ class SharpnessAware:
             accumulate=accumulate,
             replay=rng,
             update_buffers=_ROLES[bn_stats],
+            auxiliary=self.rule.auxiliary.losses if self.rule.auxiliary else None,
+            decay=loss_decay,
         )
         self._around = Surroundings(
+            model,
             self.params,
             self.names,
             base,
             self._oracle,
             self._generator,
             owners(model, self.params),
+            self.rule.masks,
             self.rule.ascent_loss,
             self.rule.wants_clean(),
+            samples,
+            draw,
         )
         whole = None if (self.rule.shards or 1) > 1 else True
-        self._check_needs({"total_steps": total_steps, "steps_per_epoch": steps_per_epoch, "whole_batch": whole})
+        clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
+        check_needs(self.rule, {**clock, "whole_batch": whole, "samples": samples})
 
     # ------------------------------------------------------------------ the step
 
@@ -151,17 +182,16 @@ class SharpnessAware:
         self._precision.forget()
         before = Buffers.of(self._model), self._generator.get_state()
         try:
-            shards = work.split(self.rule.shards or 1)
-            shares = [shard.size / work.size for shard in shards]
-            steps = [
-                Step(self._around, s, ShardMemory(self._memory, i), self.clock, i, shares) for i, s in enumerate(shards)
-            ]
-            update, perturbed = _weighted([self._direction(step) for step in steps], shares)
-            for step in steps:
-                step.clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
+            whole, steps = self._steps(work)
+            shares = whole.shares
+            perturbed = self._perturbs(whole)
+            update = vec.weighted_sum([self._direction(step, perturbed) for step in steps], shares)
+            clean = steps[0].clean if len(steps) == 1 else Joint([step.clean for step in steps], shares)
+            clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
             dropped = self._precision.scaled and self._overflowed()
             if not dropped:
                 self._move(update)
+                self._remember(whole, clean)
                 self._memory.commit()
         except BaseException:
             self._undo(*before)
@@ -169,31 +199,57 @@ class SharpnessAware:
         if dropped:
             self._undo(*before)
         self._precision.finish(dropped)
-        report = report_of(steps, shares, self._oracle.cost, perturbed=perturbed, dropped=dropped)
+        report = report_of(whole, steps, clean, self._oracle.cost, perturbed=perturbed, dropped=dropped)
         self.totals.add(report)
         for step in steps:
             for name, count in step.tallies.items():
                 self._tallies[name] = self._tallies[name] + count if name in self._tallies else count.to(torch.int64)
         return report
 
-    def _direction(self, step: Step) -> tuple[Vec, bool]:
-        """Ask the gate, the ascent, the shape and the descent, in that order."""
+    def _steps(self, work: Work) -> tuple[Step, list[Step]]:
+        """Return the step of the whole batch and those of its shards, which with a single shard are the same."""
+        whole = Step(self._around, work, self._memory, self.clock)
+        if self.rule.auxiliary is not None:
+            whole.batch().reference = self.rule.auxiliary.reference(whole)
+        shards = work.split(self.rule.shards or 1)
+        if len(shards) == 1:
+            return whole, [whole]
+        shares = [shard.size / work.size for shard in shards]
+        steps = [Step(self._around, s, self._memory, self.clock, i, shares) for i, s in enumerate(shards)]
+        whole.shares = shares
+        whole.here = Joint([step.here for step in steps], shares)
+        return whole, steps
+
+    def _perturbs(self, whole: Step) -> bool:
+        """Ask the gate, once for all shards."""
+        assert self.rule.gate
+        for mask in self.rule.masks:
+            mask.begin(whole)
+        return self.rule.gate.perturbs(whole)
+
+    def _direction(self, step: Step, perturbs: bool) -> Vec:
+        """Ask the ascent, the shape and the descent, in that order."""
         rule = self.rule
-        assert rule.gate
         assert rule.ascent
         assert rule.rows
         assert rule.descent
-        if not rule.gate.perturbs(step):
+        if not perturbs:
             if rule.filter is not None:
                 rule.filter.pass_by(step)
-            return rule.descent.plain(step), False
+            return rule.descent.plain(step)
         step.touched = rule.touched(step)
-        direction = rule.ascent.direction(step)
+        direction = step.climbed = rule.ascent.direction(step)
         if rule.filter is not None:
             direction = rule.filter.apply(step, direction)
         epsilon = perturbation(rule, step, direction)
         there = step.at(epsilon, rule.rows.select(step, epsilon))
-        return rule.descent.perturbed(step, there), True
+        return rule.descent.perturbed(step, there)
+
+    def _remember(self, whole: Step, clean: Point) -> None:
+        """Show the auxiliary loss what the step saw."""
+        if self.rule.auxiliary is not None:
+            assert clean.outputs is not None
+            self.rule.auxiliary.remember(whole, clean.outputs)
 
     def _move(self, update: Vec) -> None:
         """Clip the update and let the base optimizer step with it."""
@@ -293,30 +349,5 @@ class SharpnessAware:
         batch = work if isinstance(work, Batch) else None
         if work.size == 0:
             raise UsageError("the batch is empty, allowed is 1 sample or more", "leave empty batches out")
-        self._check_needs({"batch": batch, "indices": None if batch is None else batch.indices})
+        check_needs(self.rule, {"batch": batch, "indices": None if batch is None else batch.indices})
         return work
-
-    def _check_needs(self, given: Mapping[str, Any]) -> None:
-        for need in sorted(self.rule.needs()):
-            if need in given and given[need] is None:
-                raise UsageError(f"the rule {self.rule.name} needs {need}, which was not given", _REMEDIES[need])
-
-
-_REMEDIES = {
-    "batch": "call opt.step((inputs, targets)) instead of opt.step(closure)",
-    "indices": "call opt.step((inputs, targets, indices)) with stable sample numbers",
-    "whole_batch": "use shards=1, or leave msam out of the union",
-    "total_steps": "give SharpnessAware(..., total_steps=...)",
-    "steps_per_epoch": "give SharpnessAware(..., steps_per_epoch=...)",
-}
-
-
-def _weighted(directions: list[tuple[Vec, bool]], shares: list[float]) -> tuple[Vec, bool]:
-    """Return the sum of the shards' vectors, each with its share of the batch, and whether any perturbed."""
-    perturbed = any(happened for _, happened in directions)
-    if len(directions) == 1:
-        return directions[0][0], perturbed
-    total = vec.scale(directions[0][0], shares[0])
-    for (direction, _), share in zip(directions[1:], shares[1:], strict=True):
-        vec.add_(total, direction, alpha=share)
-    return total, perturbed

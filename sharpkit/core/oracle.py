@@ -7,81 +7,33 @@ counting of samples happen here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sharpkit.core import randomness, vec
-from sharpkit.core.buffers import Buffers
+from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import Comm
+from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import RandomState
-from sharpkit.core.task import Batch, Task
+from sharpkit.core.task import Batch, Task, Tree
 from sharpkit.core.vec import Vec
+from sharpkit.core.work import Closure, Cost, Evaluation, Work
 from sharpkit.errors import UsageError
 
 Objective = Callable[[Tensor, Batch], Tensor]
 """`(outputs, batch) -> (B,)`: per-sample losses of outputs."""
+
+AuxiliaryLoss = Callable[[Tensor, Tree], Tensor]
+"""`(outputs, reference) -> (B,)`: what is added to the task's per-sample losses."""
 
 Role = Literal["clean", "perturbed"]
 """Whether a pass is the step's clean one, which may update the model's buffers, or another."""
 
 Replay = Literal["same", "fresh"]
 """Whether a batch that is evaluated again draws the same random masks."""
-
-
-@dataclass
-class Closure:
-    """A function that zeroes the gradients, computes the mean loss, calls backward() and returns the loss.
-
-    It counts as one sample, since nobody can see how many it holds.
-    """
-
-    function: Callable[[], Tensor | float]
-    randomness: RandomState | None = None
-    size: int = 1
-    share: float = 1.0
-
-    def split(self, pieces: int) -> list[Closure]:
-        """Return the closure itself; it cannot be cut.
-
-        Raises:
-            UsageError: If more than one piece is asked for.
-        """
-        if pieces > 1:
-            raise UsageError(f"a closure cannot be cut into {pieces} shards", "call opt.step((inputs, targets))")
-        return [self]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one forward pass, and the backward passes from it, gave."""
-
-    loss: Tensor  # () mean task loss, detached
-    losses: Tensor | None  # (B,) per-sample task losses, detached; None from a closure
-    outputs: Tensor | None  # (B, ...) model outputs, detached; None from a closure
-    grads: list[Vec] = field(default_factory=list[Vec])  # one a requested objective
-    reached: Sequence[bool] = ()  # whether a backward pass reached each parameter; where not, its gradient is zero
-
-
-Work = Batch | Closure
-
-
-@dataclass
-class Cost:
-    """What has been computed: samples, and gradients in units of a whole batch's."""
-
-    forward: int = 0
-    backward: int = 0
-    gradients: float = 0.0
-
-    def add(self, work: Work, gradients: int) -> None:
-        """Count a forward pass and so many backward passes."""
-        self.forward += work.size
-        self.backward += work.size * gradients
-        self.gradients += work.share * gradients
 
 
 class Oracle:
@@ -96,6 +48,8 @@ class Oracle:
         accumulate: How many micro-batches a batch is cut into; the gradient is that of the whole batch.
         replay: `same` evaluates a batch with the same random masks every time, `fresh` with new ones.
         update_buffers: The roles whose forward passes may change buffers (batch-norm statistics).
+        auxiliary: Added to the task's losses of a batch that has a reference.
+        decay: lambda of a term lambda / 2 ||w||^2 in every objective; losses are reported without it.
     """
 
     def __init__(
@@ -109,6 +63,8 @@ class Oracle:
         accumulate: int = 1,
         replay: Replay = "same",
         update_buffers: frozenset[Role] = frozenset({"clean"}),
+        auxiliary: AuxiliaryLoss | None = None,
+        decay: float = 0.0,
     ) -> None:
         if accumulate < 1:
             raise UsageError(f"accumulate is {accumulate}, allowed is 1 or more", "use 1 for no accumulation")
@@ -125,6 +81,8 @@ class Oracle:
         self._accumulate = accumulate
         self._replay = replay
         self._update_buffers = update_buffers
+        self._auxiliary = auxiliary
+        self._decay = decay
 
     def evaluate(
         self,
@@ -155,6 +113,30 @@ class Oracle:
             if frozen is not None:
                 frozen.put_back()
 
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return the model's outputs in evaluation mode, (B, ...), without a gradient; counts a forward pass."""
+        frozen = Buffers.of(self._model)
+        try:
+            with torch.no_grad(), evaluating(self._model), self._precision.autocast():
+                pieces = [self._task.outputs(piece) for piece in batch.split(self._accumulate)]
+        finally:
+            frozen.put_back()
+        self.cost.add(batch, 0)
+        return torch.cat(pieces)
+
+    def squared_gradients(self, batch: Batch, mode: FisherMode) -> Vec:
+        """Return the mean over samples of the squared gradient of the task's loss, without auxiliary loss and decay.
+
+        Args:
+            batch: The samples.
+            mode: `eval` leaves buffers as they are, `official` is one sample at a time in training mode.
+        """
+        function = squared_gradients if mode == "eval" else official_squared_gradients
+        mean = function(self._model, self._task, self._params, batch)
+        self.cost.add(batch, 1)
+        self._comm.mean_(mean)
+        return mean
+
     def _recorded(self, work: Work) -> RandomState | None:
         """Return the random state to replay; the first evaluation of a batch records it and runs on."""
         if self._replay == "fresh":
@@ -177,7 +159,8 @@ class Oracle:
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
                 _check_shapes(out, own, piece.size)
-                scalars = [(own if o is None else o(out, piece)).sum() / size for o in objectives]
+                whole = own if piece.reference is None else self._with_auxiliary(own, out, piece.reference)
+                scalars = [(whole if o is None else o(out, piece)).sum() / size for o in objectives]
             for k, scalar in enumerate(scalars):
                 grads = self._backward(scalar, k + 1 < len(scalars), reached, only)
                 if k < len(sums):
@@ -188,10 +171,16 @@ class Oracle:
             outputs.append(out.detach())
         self.cost.add(batch, len(objectives))
         for grads in sums:
-            self._settle(grads)
+            self._settle(grads, reached)
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
-        whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return Evaluation(joined.mean(), joined, whole, sums, reached)
+        seen = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return Evaluation(joined.mean(), joined, seen, sums, reached)
+
+    def _with_auxiliary(self, own: Tensor, outputs: Tensor, reference: Tree) -> Tensor:
+        assert self._auxiliary is not None
+        added = self._auxiliary(outputs, reference)
+        _check_shapes(outputs, added, len(own))
+        return own + added
 
     def _run_closure(self, closure: Closure, objectives: Sequence[Objective | None]) -> Evaluation:
         if list(objectives) != [None]:
@@ -218,7 +207,7 @@ class Oracle:
         reached = [False] * len(self._params)
         grads = self._take(reached)
         self.cost.add(closure, 1)
-        self._settle(grads)
+        self._settle(grads, reached)
         return Evaluation(loss, None, None, [grads], reached)
 
     def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool], only: Sequence[bool] | None) -> Vec:
@@ -254,9 +243,13 @@ class Oracle:
             grads.append(grad.to_dense() if grad.layout is not torch.strided else grad)
         return grads
 
-    def _settle(self, grads: Vec) -> None:
+    def _settle(self, grads: Vec, reached: Sequence[bool]) -> None:
         self._precision.unscale_(grads)
         self._comm.mean_(grads)
+        if self._decay:
+            # As the base optimizer, which leaves parameters without a gradient as they are.
+            pairs = [(g, p.detach()) for g, p, has in zip(grads, self._params, reached, strict=True) if has]
+            vec.add_([g for g, _ in pairs], [p for _, p in pairs], alpha=self._decay)
 
 
 def _check_shapes(outputs: Tensor, losses: Tensor, size: int) -> None:

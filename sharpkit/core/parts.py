@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from sharpkit.core.oracle import Work
 from sharpkit.core.point import Point
-from sharpkit.core.rule import Ascent, Descent, Gate, Need, Radius, Rows
+from sharpkit.core.slots import Ascent, Descent, Gate, Radius, Rows
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
+from sharpkit.core.work import Work
 from sharpkit.errors import UsageError, check_range
 
 
@@ -62,7 +62,6 @@ class Bernoulli(Gate):
     """
 
     p: float
-    needs: ClassVar[frozenset[Need]] = frozenset({"whole_batch"})  # one draw a step, not one a shard
 
     def __post_init__(self) -> None:
         check_range("p", self.p, 0, 1)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sharpkit.core import vec
-from sharpkit.core.oracle import Evaluation, Objective, Oracle, Role, Work
+from sharpkit.core.oracle import Objective, Oracle, Role
 from sharpkit.core.vec import Vec
+from sharpkit.core.work import Evaluation, Work
 from sharpkit.errors import UsageError
 
 T = TypeVar("T")
@@ -160,3 +161,57 @@ class Point:
         )
         self._evaluation = self._evaluation or result
         return result
+
+
+class Joint(Point):
+    """The points of the shards of a batch as one point of the batch.
+
+    Args:
+        points: One a shard.
+        shares: Each shard's part of the batch.
+    """
+
+    def __init__(self, points: Sequence[Point], shares: Sequence[float]) -> None:
+        self._points = list(points)
+        self._shares = list(shares)
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether every shard's point has been evaluated."""
+        return all(point.evaluated for point in self._points)
+
+    def forward(self) -> Point:
+        """Evaluate every shard's loss."""
+        for point in self._points:
+            point.forward()
+        return self
+
+    def gradients(self, *objectives: Objective | None) -> tuple[Vec, ...]:
+        """Return the means of the shards' gradients, each with its share."""
+        every = [point.gradients(*objectives) for point in self._points]
+        return tuple(vec.weighted_sum(list(grads), self._shares) for grads in zip(*every, strict=True))
+
+    def partial(self, objective: Objective | None, only: Sequence[bool]) -> Vec:
+        """Return the mean of the shards' partial gradients."""
+        return vec.weighted_sum([point.partial(objective, only) for point in self._points], self._shares)
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean task loss of the batch, ()."""
+        return torch.stack([p.loss * share for p, share in zip(self._points, self._shares, strict=True)]).sum()
+
+    @property
+    def losses(self) -> Tensor:
+        """The per-sample task losses, (B,)."""
+        return torch.cat([point.losses for point in self._points])
+
+    @property
+    def outputs(self) -> Tensor | None:
+        """The model's outputs, (B, ...); None from a closure."""
+        seen = [out for point in self._points if (out := point.outputs) is not None]
+        return torch.cat(seen) if len(seen) == len(self._points) else None
+
+    @property
+    def reached(self) -> Sequence[bool]:
+        """Whether a gradient of any shard reached each parameter."""
+        return [any(flags) for flags in zip(*(point.reached for point in self._points), strict=True)]

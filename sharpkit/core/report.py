@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sharpkit.core.oracle import Cost
 from sharpkit.core.point import Point
 from sharpkit.core.step import Step
+from sharpkit.core.work import Cost
 
 
 @dataclass(frozen=True)
@@ -60,20 +60,20 @@ class Totals:
 
 
 def report_of(
-    steps: Sequence[Step], shares: Sequence[float], cost: Cost, *, perturbed: bool, dropped: bool
+    whole: Step, steps: Sequence[Step], clean: Point, cost: Cost, *, perturbed: bool, dropped: bool
 ) -> StepReport:
     """Return the report of a step from its shards and what they cost together.
 
     Args:
-        steps: One a shard; the clean point of each has been evaluated.
-        shares: Each shard's part of the batch.
+        whole: The step of the whole batch; with a single shard it is that shard's.
+        steps: One a shard.
+        clean: The clean pass of the whole batch, evaluated.
         cost: Of all shards.
-        perturbed: Whether any shard was perturbed.
+        perturbed: Whether the step perturbed.
         dropped: Whether the step was not taken.
     """
-    clean = [step.clean for step in steps]
     return StepReport(
-        loss=_mean_loss(clean, shares),
+        loss=clean.loss,
         perturbed=perturbed,
         dropped=dropped,
         forward_samples=cost.forward,
@@ -81,23 +81,9 @@ def report_of(
         gradients=cost.gradients,
         sequential=cost.gradients,
         critical=cost.gradients - sum(step.overlap for step in steps),
-        outputs=_joined_outputs(clean),
-        notes=_mean_notes(steps),
+        outputs=clean.outputs,
+        notes={**whole.notes, **_mean_notes(steps)},
     )
-
-
-def _mean_loss(clean: Sequence[Point], shares: Sequence[float]) -> Tensor:
-    if len(clean) == 1:
-        return clean[0].loss
-    return torch.stack([point.loss * share for point, share in zip(clean, shares, strict=True)]).sum()
-
-
-def _joined_outputs(clean: Sequence[Point]) -> Tensor | None:
-    outputs = [point.outputs for point in clean]
-    if len(outputs) == 1:
-        return outputs[0]
-    seen = [out for out in outputs if out is not None]
-    return torch.cat(seen) if len(seen) == len(clean) else None
 
 
 def _mean_notes(steps: Sequence[Step]) -> dict[str, Tensor]:

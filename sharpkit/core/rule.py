@@ -1,134 +1,32 @@
 """A variant of sharpness-aware minimisation as the answers to a few questions, and the union of variants.
 
-Every answer is a part: a frozen dataclass of hyperparameters. Whatever a part must remember it keeps in the step's
-memory, which the engine owns, saves and restores. A slot that a rule leaves at None is answered as plain SAM does.
+A slot that a rule leaves at None is answered as plain SAM does.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+import itertools
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from sharpkit.core.vec import Vec
+from sharpkit.core.slots import (
+    Ascent,
+    AscentLoss,
+    Auxiliary,
+    Descent,
+    Filter,
+    Gate,
+    Mask,
+    Metric,
+    Need,
+    Part,
+    Radius,
+    Rows,
+)
 from sharpkit.errors import ConflictError
 
 if TYPE_CHECKING:
-    from sharpkit.core.oracle import Work
-    from sharpkit.core.point import Point
     from sharpkit.core.step import Step
-    from sharpkit.core.task import Batch
-
-Need = Literal["batch", "indices", "whole_batch", "total_steps", "steps_per_epoch"]
-"""What a part cannot do without: the batch itself (not a closure), sample indices, a single shard, the clock's ends."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """An answer to one of the questions."""
-
-    needs: ClassVar[frozenset[Need]] = frozenset()
-    clean_gradient: ClassVar[bool] = False
-    """Whether it looks at the whole clean gradient on a step that perturbs; else masks may leave parts of it out."""
-
-
-class Gate(Part, ABC):
-    """Perturb on this step?"""
-
-    never: ClassVar[bool] = False
-
-    @abstractmethod
-    def perturbs(self, step: Step) -> bool:
-        """Decide; the same on every rank. Reading a tensor's value here waits for the device."""
-
-
-class Ascent(Part, ABC):
-    """Which vector is climbed?"""
-
-    @abstractmethod
-    def direction(self, step: Step) -> Vec:
-        """Return v, aligned with the parameters."""
-
-
-class AscentLoss(Part, ABC):
-    """Which loss is climbed, where it is not the task's own?"""
-
-    @abstractmethod
-    def __call__(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Return the loss of every sample, (B,), from the model's outputs."""
-
-
-class Filter(Part, ABC):
-    """What is done to the climbed vector before it is shaped (smoothing over steps, say)?"""
-
-    @abstractmethod
-    def apply(self, step: Step, direction: Vec) -> Vec:
-        """Return the filtered vector."""
-
-    def pass_by(self, step: Step) -> None:
-        """See a step that does not perturb; a filter that remembers may want its gradient."""
-
-
-class Metric(Part, ABC):
-    """In which diagonal metric T is the perturbation's length measured?"""
-
-    @abstractmethod
-    def diagonal(self, step: Step, direction: Vec) -> list[Tensor | None]:
-        """Return the diagonal of T for every parameter; None is the identity."""
-
-
-class Mask(Part, ABC):
-    """Which entries may be perturbed?
-
-    `inside` masks are applied before the norm, so that the radius is rho inside the subspace; the others after it,
-    so that the radius shrinks with the mask.
-    """
-
-    inside: ClassVar[bool] = False
-
-    @abstractmethod
-    def apply(self, step: Step, v: Vec) -> Vec:
-        """Return v with the entries that are not perturbed set to zero."""
-
-    def touched(self, step: Step) -> list[bool] | None:
-        """Return which parameters it may leave anything of, known before any pass; None is all.
-
-        The weight gradients of the others need not be computed in the ascent pass.
-        """
-        return None
-
-
-class Radius(Part, ABC):
-    """How far does the perturbation reach?"""
-
-    schedule: ClassVar[bool] = False
-    """Whether it changes over the run; a schedule is asked for, and holds beside a default of another recipe."""
-
-    @abstractmethod
-    def at(self, step: Step) -> float:
-        """Return rho_t, in the units of the metric's norm."""
-
-
-class Rows(Part, ABC):
-    """Which samples does the second gradient see?"""
-
-    @abstractmethod
-    def select(self, step: Step, offset: Vec) -> Work:
-        """Return the batch that is evaluated at w + offset."""
-
-
-class Descent(Part, ABC):
-    """Which gradient is handed to the base optimizer?"""
-
-    @abstractmethod
-    def perturbed(self, step: Step, there: Point) -> Vec:
-        """Return u on a step that perturbs; `there` is the point w + epsilon, not yet evaluated."""
-
-    @abstractmethod
-    def plain(self, step: Step) -> Vec:
-        """Return u on a step that does not perturb."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +35,8 @@ class Rule:
 
     `a + b` is the union of what a and b state. Masks intersect. Of two radii the one holds whose rule also states the
     metric or a mask, since that is what it is measured in; a rule that states nothing else but when to perturb gives
-    way. Any other slot that both state differently is a conflict.
+    way. A rule that adds to the loss and does not perturb leaves it to the other whether to. Any other slot that both
+    state differently is a conflict.
 
     Args:
         name: The registry name, or names joined by `+`.
@@ -151,6 +50,7 @@ class Rule:
         rows: What the second gradient sees; else the same batch.
         descent: What is handed on; else the climbed gradient.
         shards: How many pieces of the batch are perturbed on their own; else 1.
+        auxiliary: What is added to the task's loss; else nothing.
         text: The recipe string that builds this rule, with every hyperparameter.
     """
 
@@ -165,6 +65,7 @@ class Rule:
     rows: Rows | None = None
     descent: Descent | None = None
     shards: int | None = None
+    auxiliary: Auxiliary | None = None
     text: str = ""
 
     def __add__(self, other: Rule) -> Rule:
@@ -173,16 +74,21 @@ class Rule:
         Raises:
             ConflictError: If both state a slot differently, or one would have nothing to act on.
         """
-        for a, b in ((self, other), (other, self)):
-            if a.gate is not None and a.gate.never and b.stated() - {"gate"}:
+        mine, theirs = _beside(self, other), _beside(other, self)
+        for a, b in ((mine, theirs), (theirs, mine)):
+            if a.never and b.stated() - {"gate", "auxiliary"}:
                 raise ConflictError(
                     f"{a.name} never perturbs, so {b.name} would have nothing to act on (slot: gate)",
                     f"use {b.name} alone",
                 )
-        merged = {slot: _merge(slot, self, other) for slot in SLOTS if slot not in ("masks", "radius")}
-        masks = tuple(dict.fromkeys(self.masks + other.masks))
+        merged = {slot: _merge(slot, mine, theirs) for slot in SLOTS if slot not in ("masks", "radius")}
         name = f"{self.name}+{other.name}"
-        return Rule(name=name, masks=masks, radius=_merge_radius(self, other), **merged)
+        return Rule(name=name, masks=_intersect(mine, theirs), radius=_merge_radius(mine, theirs), **merged)
+
+    @property
+    def never(self) -> bool:
+        """Whether no step perturbs."""
+        return self.gate is not None and self.gate.never
 
     def stated(self) -> set[str]:
         """Return the names of the slots in which this rule differs from plain SAM."""
@@ -224,6 +130,22 @@ def _merge(slot: str, a: Rule, b: Rule) -> Any:
     raise ConflictError(
         f"{a.name} and {b.name} both claim the slot {slot!r} and answer it differently", "leave one of them out"
     )
+
+
+def _beside(rule: Rule, other: Rule) -> Rule:
+    """Return the rule without its gate where all it does is to add to the loss, and the other perturbs."""
+    gives_way = rule.never and rule.auxiliary is not None and not other.never
+    return replace(rule, gate=None) if gives_way else rule
+
+
+def _intersect(a: Rule, b: Rule) -> tuple[Mask, ...]:
+    for mine, theirs in itertools.product(a.masks, b.masks):
+        if mine.family and mine.family == theirs.family and mine != theirs:
+            raise ConflictError(
+                f"{a.name} and {b.name} both claim the slot 'masks' with a {mine.family} mask of their own",
+                "leave one of them out",
+            )
+    return tuple(dict.fromkeys(a.masks + b.masks))
 
 
 def _merge_radius(a: Rule, b: Rule) -> Radius | None:

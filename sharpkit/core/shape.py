@@ -38,10 +38,13 @@ def perturbation(rule: Rule, step: Step, direction: Vec) -> Vec:
     step.tally("zero_norm", length == 0)
     step.tally("nonfinite_norm", ~finite)
     assert rule.radius is not None
-    epsilon = vec.scale(_times(diagonal, scaled), rule.radius.at(step) / (length + TINY))
-    for mask in rule.masks:
-        if not mask.inside:
-            epsilon = mask.apply(step, epsilon)
+    factor = rule.radius.at(step) / (length + TINY)
+    epsilon = vec.scale(_times(diagonal, scaled), factor)
+    outside = [mask for mask in rule.masks if not mask.inside]
+    for mask in outside:
+        epsilon = mask.apply(step, epsilon)
+    plain = rule.metric is None and not outside
+    step.note("epsilon_norm", factor * length if plain else vec.norm(epsilon))
     return vec.keep_if(finite & (length > 0), epsilon)
 
 

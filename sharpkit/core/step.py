@@ -10,15 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sharpkit.core import vec
 from sharpkit.core.base import LookAhead, look_ahead
-from sharpkit.core.memory import ShardMemory
-from sharpkit.core.oracle import Objective, Oracle, Role, Work
-from sharpkit.core.point import Point
+from sharpkit.core.buffers import Buffers
+from sharpkit.core.fisher import FisherMode
+from sharpkit.core.memory import Drawer, Memory
+from sharpkit.core.oracle import Objective, Oracle, Role
+from sharpkit.core.point import Point, restored
+from sharpkit.core.slots import Mask
 from sharpkit.core.task import Batch
 from sharpkit.core.vec import Vec
+from sharpkit.core.work import Work
 from sharpkit.errors import UsageError
 
 T = TypeVar("T")
+
+Draw = Callable[[int, torch.Generator], Any]
+"""`(count, generator) -> (inputs, targets)`: that many training samples."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +62,27 @@ class Clock:
 class Surroundings:
     """What stays the same from step to step."""
 
+    model: nn.Module
     params: Sequence[Tensor]
     names: Sequence[str]
     base: Optimizer
     oracle: Oracle
     generator: torch.Generator
     owners: Sequence[nn.Module | None]
+    masks: Sequence[Mask] = ()
     ascent_loss: Objective | None = None
     wants_clean: bool = False
+    samples: int | None = None
+    draw: Draw | None = None
 
 
 class Step:
-    """One step of one shard: points to evaluate, the rule's memory, the clock, and a notebook.
+    """One step of one shard, or of the whole batch: points to evaluate, memory, the clock, and a notebook.
 
     Args:
         around: Parameters, base optimizer, oracle and the rule's own random generator (the same on every rank).
         work: The shard's batch, or the closure.
-        memory: What the rule remembers about this shard.
+        memory: What the rule remembers; `step.memory` is this shard's part of it, `step.shared` that of all shards.
         clock: Where in the run the step is.
         shard: The shard's number.
         shares: What part of the batch every shard is.
@@ -80,7 +92,7 @@ class Step:
         self,
         around: Surroundings,
         work: Work,
-        memory: ShardMemory,
+        memory: Memory,
         clock: Clock,
         shard: int = 0,
         shares: Sequence[float] = (1.0,),
@@ -91,10 +103,13 @@ class Step:
         self.generator = around.generator
         self.ascent_loss = around.ascent_loss  # None is the task's own
         self.wants_clean = around.wants_clean  # whether the clean gradient is wanted beside that of the ascent loss
+        self.samples = around.samples  # the number of training samples, if known
         self.touched: list[bool] | None = None  # which parameters the climbed vector is needed on; None is all
+        self.climbed: Vec | None = None  # what the ascent gave, before filter and shape
         self._once: dict[str, Any] = {}
         self.work = work
-        self.memory = memory
+        self.memory = Drawer(memory, shard)
+        self.shared = Drawer(memory, "all")
         self.clock = clock
         self.shard = shard
         self.shares = shares
@@ -147,6 +162,42 @@ class Step:
         if key not in self._once:
             self._once[key] = make()
         return self._once[key]
+
+    def standing(self) -> list[bool]:
+        """Return which parameters the masks that are the same on every step leave."""
+        chosen = [flags for m in self._around.masks if m.standing and (flags := m.touched(self)) is not None]
+        return [all(flags) for flags in zip(*chosen, strict=True)] if chosen else [True] * len(self.params)
+
+    def training_samples(self, count: int) -> Batch:
+        """Return samples drawn from the training data, or, where nobody said how to, the first ones of this batch."""
+        batch = self.batch()
+        if self._around.draw is None:
+            return batch.select_range(0, min(count, batch.size))
+        drawn = Batch.of(self._around.draw(count, self.generator))
+        drawn.whole = batch.whole or batch.size
+        return drawn
+
+    def squared_gradients(self, batch: Batch, mode: FisherMode = "eval") -> Vec:
+        """Return the mean over samples of the squared gradient of a sample's loss, by parameter."""
+        return self._around.oracle.squared_gradients(batch, mode)
+
+    def buffers(self) -> Vec:
+        """Return a copy of the model's buffers."""
+        return Buffers.of(self._around.model).copies
+
+    def outputs_with(self, weights: Vec, buffers: Vec) -> Tensor:
+        """Return what the model in evaluation mode says about the batch with other weights and buffers, detached."""
+        own = Buffers.of(self._around.model)
+
+        def run(_: Vec) -> Tensor:
+            vec.copy_(self.params, weights)
+            own.fill(buffers)
+            return self._around.oracle.outputs(self.batch())
+
+        try:
+            return restored(self.params, run)
+        finally:
+            own.put_back()
 
     @property
     def lr_fraction(self) -> float:

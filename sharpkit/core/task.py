@@ -60,6 +60,7 @@ class Batch:
         randomness: The random state of the batch's first evaluation; later ones replay it.
         whole: The size of the batch that these samples were taken from, to count fractions of a gradient; None if
             they are a batch of their own.
+        reference: What an auxiliary loss compares the outputs with, (B, ...) tensors; None adds nothing to the loss.
     """
 
     inputs: Tree
@@ -67,6 +68,7 @@ class Batch:
     indices: Tensor | None = None
     randomness: RandomState | None = None
     whole: int | None = None
+    reference: Tree | None = None
 
     @property
     def share(self) -> float:
@@ -88,6 +90,7 @@ class Batch:
             map_tensors(lambda t: t[rows], self.targets),
             None if self.indices is None else self.indices[rows],
             whole=self.whole or self.size,
+            reference=map_tensors(lambda t: t[rows], self.reference),
         )
 
     def split(self, pieces: int) -> list[Batch]:
@@ -109,6 +112,7 @@ class Batch:
             map_tensors(lambda t: t[start:stop], self.targets),
             None if self.indices is None else self.indices[start:stop],
             whole=self.whole or self.size,
+            reference=map_tensors(lambda t: t[start:stop], self.reference),
         )
 
     def pack(self) -> dict[str, Any]:
@@ -119,6 +123,7 @@ class Batch:
             "indices": self.indices,
             "randomness": self.randomness,
             "whole": self.whole,
+            "reference": map_tensors(torch.clone, self.reference),
         }
 
     @staticmethod

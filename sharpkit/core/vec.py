@@ -68,6 +68,16 @@ def lerp(a: Sequence[Tensor], b: Sequence[Tensor], weight: float) -> Vec:
     return list(torch._foreach_lerp(list(a), list(b), weight))
 
 
+def weighted_sum(vectors: Sequence[Vec], weights: Sequence[float]) -> Vec:
+    """Return sum_i weights_i v_i; a single vector of weight 1 is returned as it is."""
+    if len(vectors) == 1 and weights[0] == 1:
+        return vectors[0]
+    total = scale(vectors[0], weights[0])
+    for v, weight in zip(vectors[1:], weights[1:], strict=True):
+        add_(total, v, alpha=weight)
+    return total
+
+
 def zeros_like(v: Sequence[Tensor]) -> Vec:
     """Return zeros of the same shapes, types and devices."""
     return [torch.zeros_like(t) for t in v]
@@ -114,6 +124,12 @@ def projection(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     """Return <a, b> / ||b||^2, the coefficient of a's projection onto b; 0 where b is zero."""
     squared = dot(b, b)
     return torch.where(squared > 0, dot(a, b) / squared, 0.0)
+
+
+def cosine(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Return <a, b> / (||a|| ||b||), a 0-dim tensor; 0 where one of them is zero."""
+    lengths = norm(a) * norm(b)
+    return torch.where(lengths > 0, dot(a, b) / lengths, 0.0)
 
 
 def keep_if(condition: Tensor, v: Sequence[Tensor]) -> Vec:

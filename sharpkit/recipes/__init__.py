@@ -14,11 +14,13 @@ from sharpkit.recipes.gnp import gnp
 from sharpkit.recipes.gsam import gsam
 from sharpkit.recipes.looksam import looksam
 from sharpkit.recipes.msam import msam
+from sharpkit.recipes.saf import mesa, saf
 from sharpkit.recipes.sam import sam
 from sharpkit.recipes.sam_on import sam_on
 from sharpkit.recipes.sampa import sampa
 from sharpkit.recipes.sgd import sgd
 from sharpkit.recipes.ss_sam import ss_sam
+from sharpkit.recipes.ssam import ssam_d, ssam_f
 from sharpkit.recipes.vasso import vasso
 
 RECIPES: dict[str, Callable[..., Rule]] = {
@@ -27,6 +29,8 @@ RECIPES: dict[str, Callable[..., Rule]] = {
     "asam": asam,
     "fisher-sam": fisher_sam,
     "sam-on": sam_on,
+    "ssam-f": ssam_f,
+    "ssam-d": ssam_d,
     "bisam-tanh": bisam_tanh,
     "bisam-log": bisam_log,
     "vasso": vasso,
@@ -39,4 +43,6 @@ RECIPES: dict[str, Callable[..., Rule]] = {
     "looksam": looksam,
     "ae-sam": ae_sam,
     "ae-looksam": ae_looksam,
+    "saf": saf,
+    "mesa": mesa,
 }

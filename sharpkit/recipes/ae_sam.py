@@ -10,7 +10,8 @@ import torch
 
 from sharpkit.core import vec
 from sharpkit.core.parts import Constant
-from sharpkit.core.rule import Gate, Need, Rule
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import Gate, Need
 from sharpkit.core.step import Step
 from sharpkit.errors import check_range
 from sharpkit.recipes.looksam import Reused
@@ -38,7 +39,7 @@ class LargeGradient(Gate):
     lam1: float
     lam2: float
     delta: float
-    needs: ClassVar[frozenset[Need]] = frozenset({"total_steps", "whole_batch"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"total_steps"})
     clean_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -50,12 +51,12 @@ class LargeGradient(Gate):
         """Update the averages and compare; reads one number from the device, which the branch needs."""
         norm = float(vec.norm(step.here.grad))
         n = norm * norm  # inf, where ** would raise
-        mean = self.delta * step.memory.get(_MEAN, 0.0) + (1 - self.delta) * n
+        mean = self.delta * step.shared.get(_MEAN, 0.0) + (1 - self.delta) * n
         apart = n - mean
-        variance = self.delta * step.memory.get(_VARIANCE, START_VARIANCE) + (1 - self.delta) * apart * apart
+        variance = self.delta * step.shared.get(_VARIANCE, START_VARIANCE) + (1 - self.delta) * apart * apart
         if not math.isfinite(variance):
             return False  # the averages would never be finite again
-        step.memory[_MEAN], step.memory[_VARIANCE] = mean, variance
+        step.shared[_MEAN], step.shared[_VARIANCE] = mean, variance
         done = step.clock.progress
         threshold = done * self.lam1 + (1 - done) * self.lam2
         if variance > 0:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpkit.core.parts import Constant
-from sharpkit.core.rule import AscentLoss, Need, Rule
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import AscentLoss, Need
 from sharpkit.core.task import Batch
 from sharpkit.errors import UsageError, check_range
 

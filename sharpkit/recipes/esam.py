@@ -8,11 +8,12 @@ from typing import ClassVar
 import torch
 
 from sharpkit.core import vec
-from sharpkit.core.oracle import Work
 from sharpkit.core.parts import Constant
-from sharpkit.core.rule import Mask, Need, Rows, Rule
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import Mask, Need, Rows
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
+from sharpkit.core.work import Work
 from sharpkit.errors import check_range
 
 

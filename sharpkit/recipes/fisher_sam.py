@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from sharpkit.core.parts import Constant
-from sharpkit.core.rule import Metric, Rule
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import Metric
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range

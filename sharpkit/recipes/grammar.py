@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -46,7 +47,7 @@ def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> 
         ConflictError: If the recipes cannot be united.
     """
     table = RECIPES if table is None else table
-    head, *assignments = text.strip().split(":")
+    head, *assignments = _pieces(text)
     names = [name.strip() for name in head.split("+")]
     for name in names:
         if name not in table:
@@ -74,6 +75,11 @@ def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> 
     }
     rule = reduce(lambda a, b: a + b, (table[name](**values[name]) for name in names))
     return replace(rule, text=_canonical(rule, known, values))
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut at the colons, but for those inside a value such as 2:4."""
+    return re.split(r":(?!\d+(?::|$))", text.strip()) if "=" in text else text.strip().split(":")
 
 
 def _assignment(item: str, text: str) -> tuple[str, str]:

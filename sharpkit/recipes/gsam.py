@@ -8,32 +8,12 @@ from typing import ClassVar
 from sharpkit.core import vec
 from sharpkit.core.parts import Constant
 from sharpkit.core.point import Point
-from sharpkit.core.rule import Descent, Radius, Rule
+from sharpkit.core.radius import WithRate
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import Descent
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range
-
-
-@dataclass(frozen=True)
-class WithRate(Radius):
-    """rho_t = rho_min + (rho_max - rho_min) lr_t / lr_max, with lr_t / lr_max kept in [0, 1].
-
-    Args:
-        rho_max: Radius at the peak of the learning rate.
-        rho_min: Radius where the learning rate is 0.
-    """
-
-    rho_max: float
-    rho_min: float
-    schedule: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_range("rho_min", self.rho_min, 0)
-        check_range("rho_max", self.rho_max, self.rho_min)
-
-    def at(self, step: Step) -> float:
-        """Return rho_t."""
-        return self.rho_min + (self.rho_max - self.rho_min) * step.lr_fraction
 
 
 @dataclass(frozen=True)

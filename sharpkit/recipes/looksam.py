@@ -11,8 +11,9 @@ from torch import Tensor
 from sharpkit.core import vec
 from sharpkit.core.parts import Constant, Every
 from sharpkit.core.point import Point
-from sharpkit.core.rule import Descent, Rule
+from sharpkit.core.rule import Rule
 from sharpkit.core.shape import TINY
+from sharpkit.core.slots import Descent
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sharpkit.core.parts import Constant
-from sharpkit.core.rule import Mask, Rule
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import Mask
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import UsageError
@@ -35,6 +36,7 @@ class NormLayers(Mask):
 
     norm: Norm
     inside: ClassVar[bool] = True
+    standing: ClassVar[bool] = True
 
     def apply(self, step: Step, v: Vec) -> Vec:
         """Return v with zeros outside."""

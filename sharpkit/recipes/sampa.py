@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from sharpkit.core import vec
 from sharpkit.core.base import LookAhead
-from sharpkit.core.oracle import Work
 from sharpkit.core.parts import Constant
 from sharpkit.core.point import Point
-from sharpkit.core.rule import Ascent, Descent, Gate, Need, Rows, Rule
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import Ascent, Descent, Gate, Need, Rows
 from sharpkit.core.step import Step
 from sharpkit.core.task import Batch
 from sharpkit.core.vec import Vec
+from sharpkit.core.work import Work
 from sharpkit.errors import check_range
 
 _GRADIENT = "sampa.q"

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from sharpkit.core import vec
 from sharpkit.core.parts import Constant
-from sharpkit.core.rule import Filter, Need, Rule
+from sharpkit.core.rule import Rule
+from sharpkit.core.slots import Filter
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range
@@ -19,12 +20,13 @@ _SMOOTHED = "vasso.d"
 class Smoothed(Filter):
     """d_t = (1 - theta) d_{t-1} + theta v_t, with d_0 = v_0.
 
+    The shards of a batch share one average: each climbs what it makes of the last one, and the next is their mean.
+
     Args:
         theta: Weight of the new vector, in (0, 1].
     """
 
     theta: float
-    needs: ClassVar[frozenset[Need]] = frozenset({"whole_batch"})  # one average, not one a shard
     clean_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -32,10 +34,11 @@ class Smoothed(Filter):
 
     def apply(self, step: Step, direction: Vec) -> Vec:
         """Return d and remember it."""
-        before = step.memory.get(_SMOOTHED)
+        before = step.shared.kept(_SMOOTHED)
         # The copy, because what is remembered must not be the gradient that the base optimizer gets.
         smoothed = vec.clone(direction) if before is None else vec.lerp(before, direction, self.theta)
-        step.memory[_SMOOTHED] = smoothed
+        part = vec.weighted_sum([smoothed], [step.shares[step.shard]])
+        step.shared[_SMOOTHED] = part if step.shard == 0 else vec.add(step.shared[_SMOOTHED], part)
         return smoothed
 
     def pass_by(self, step: Step) -> None:

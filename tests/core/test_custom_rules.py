@@ -8,7 +8,7 @@ from torch import nn
 
 from sharpkit import RECIPES, Rule, parse
 from sharpkit.core import parts, vec
-from sharpkit.core.rule import Descent, Filter, Mask, Radius
+from sharpkit.core.slots import Descent, Filter, Mask, Radius
 from tests.core.support import batch, bits, everything, gradient, joint_norm, net, sharp, weights
 
 STEPS, LR, RHO = 5, 0.1, 0.5

@@ -9,27 +9,32 @@ from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from sharpkit import Rule, parse
-from sharpkit.core import parts, vec
-from sharpkit.core import rule as slots
+from sharpkit.core import parts, slots, vec
 from sharpkit.core.memory import Memory
 from sharpkit.errors import UsageError
-from tests.core.support import batch, bits, net, sharp, trail, weights
+from tests.core.support import batch, bits, gradient, net, sharp, trail, weights
 
 
 def test_memory_get():
     assert Memory().get("x", 3) == 3
 
 
-def test_gate_that_differs_between_shards():
-    class FirstShard(slots.Gate):
-        def perturbs(self, step):
-            return step.shard == 0
+def test_gate_is_asked_once_for_all_shards():
+    asked = []
 
-    opt = sharp(Rule("x", gate=FirstShard(), shards=2), net())
-    for _ in range(3):
-        report = opt.step(batch())
-        assert report.perturbed
-        assert report.gradients == 1.5
+    class Curious(slots.Gate):
+        def perturbs(self, step):
+            asked.append(vec.flatten(step.here.grad))
+            return len(asked) % 2 == 1
+
+    model = net()
+    opt = sharp(Rule("x", gate=Curious(), shards=3), model)
+    for t in range(4):
+        expected = vec.flatten(gradient(model, *batch(seed=t)))
+        report = opt.step(batch(seed=t))
+        torch.testing.assert_close(asked[-1], expected, rtol=0, atol=1e-14)
+        assert (report.perturbed, report.gradients) == ((True, 2.0) if t % 2 == 0 else (False, 1.0))
+    assert len(asked) == 4
 
 
 class Reassigning(nn.Module):

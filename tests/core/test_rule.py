@@ -7,7 +7,7 @@ import torch
 
 from sharpkit import RECIPES, Rule
 from sharpkit.core import parts
-from sharpkit.core.rule import Filter, Mask, Metric, Part
+from sharpkit.core.slots import Filter, Mask, Metric, Part
 from sharpkit.errors import ConflictError, UsageError
 from sharpkit.recipes.asam import asam
 from sharpkit.recipes.bisam import SmoothedErrors

@@ -11,7 +11,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from sharpkit import RECIPES, Rule, parse
-from sharpkit.core.rule import Radius
+from sharpkit.core.slots import Radius
 from sharpkit.errors import UsageError
 from sharpkit.recipes.grammar import parameters
 from tests.core.support import batch, bits, everything, net, sharp

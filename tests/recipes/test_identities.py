@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from sharpkit import RECIPES, Rule, SharpnessAware, parse
 from sharpkit.core.parts import Constant
-from sharpkit.core.rule import Ascent, Descent, Metric
+from sharpkit.core.slots import Ascent, Descent, Metric
 from tests.core.support import batch, bits, joint_norm, net, sharp, trail, weights
 from tests.reference import base as numpy_base
 from tests.reference.problems import PROBLEMS, flat

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sharpkit import RECIPES, Rule, parse
 from sharpkit.core.parts import Constant, Every
-from sharpkit.core.rule import AscentLoss
+from sharpkit.core.slots import AscentLoss
 from sharpkit.core.task import Batch
 from sharpkit.errors import UsageError
 from sharpkit.recipes.bisam import SmoothedErrors

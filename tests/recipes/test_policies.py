@@ -186,7 +186,7 @@ class Driven:
     def __call__(self, grad):
         step = SimpleNamespace(
             here=SimpleNamespace(grad=grad),
-            memory=self.memory,
+            shared=self.memory,
             clock=Clock(self.t, self.total),
             note=self.notes.__setitem__,
         )
@@ -342,14 +342,14 @@ def test_a_batch_that_is_not_finite_does_not_poison_the_gate(rule):
     opt = sharp(rule, model)
     for t in range(3):
         opt.step(batch(seed=t))
-    kept = {k: v for k, v in opt.state_dict()["memory"].items() if k.startswith("0/ae.")}
+    kept = {k: v for k, v in opt.state_dict()["memory"].items() if k.startswith("all/ae.")}
     x, y = batch(seed=3)
     x[0, 0] = math.inf
     saved = weights(model)
     report = opt.step((x, y))
     assert not report.perturbed
     assert report.backward_samples == 8
-    assert {k: v for k, v in opt.state_dict()["memory"].items() if k.startswith("0/ae.")} == kept
+    assert {k: v for k, v in opt.state_dict()["memory"].items() if k.startswith("all/ae.")} == kept
     for p, w in zip(model.parameters(), saved, strict=True):  # whoever restores the weights goes on
         p.data.copy_(w)
     opt.base.state.clear()
@@ -367,7 +367,7 @@ def test_the_norm_is_that_of_the_clean_gradient_without_weight_decay_or_clipping
     for t in range(4):
         mean = 0.9 * mean + 0.1 * joint_norm(gradient(model, *batch(seed=t))) ** 2
         opt.step(batch(seed=t))
-        assert opt.state_dict()["memory"]["0/ae.mean"] == pytest.approx(mean, rel=1e-12)
+        assert opt.state_dict()["memory"]["all/ae.mean"] == pytest.approx(mean, rel=1e-12)
 
 
 def test_the_gate_needs_to_know_the_length_of_the_run():

@@ -30,7 +30,7 @@ CLAIMS = {
     "metric": {"asam", "fisher-sam"},
     "descent": {"gsam", "gnp", "sampa", "looksam", "ae-looksam"},
 }
-ONE_A_STEP = {"ss-sam", "ae-sam", "ae-looksam", "vasso"}  # one decision or average, not one a shard
+ONE_A_STEP = {"esam"}
 MEASURED = {"asam", "fisher-sam", "sam-on"}  # the radius has units of its own
 SCHEDULES = {"sam", "ss-sam", "ae-sam"}  # whose radius is that of whatever they join
 
