@@ -1,6 +1,7 @@
 """Nets, batches and bitwise comparison for the tests of the engine."""
 
 import copy
+import inspect
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,6 +10,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpkit import SharpnessAware
+from sharpkit.core.optimizer import SharpnessAware as Engine
+from tests.reference.problems import EPOCH
+
+SAMPLES = 10 * EPOCH
+LENGTHS = {"total_steps": 20, "steps_per_epoch": EPOCH}
+if "samples" in inspect.signature(Engine).parameters:
+    LENGTHS["samples"] = SAMPLES
 
 
 class Noted(nn.Module):
@@ -43,9 +51,14 @@ def batch(size=8, seed=0, dtype=torch.float64):
     return x, torch.randint(3, (size,), generator=generator)
 
 
+def numbered(size=8, seed=0, dtype=torch.float64):
+    """A batch with sample numbers, the same ones after EPOCH seeds."""
+    return *batch(size, seed, dtype), (10 * (seed % EPOCH) + torch.arange(size)) % SAMPLES
+
+
 def sharp(rule, model, base=None, **options) -> SharpnessAware:
     base = base or torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-3)
-    return SharpnessAware(model, base, rule, **{"loss": F.cross_entropy, "total_steps": 20, **options})
+    return SharpnessAware(model, base, rule, **{"loss": F.cross_entropy, **LENGTHS, **options})
 
 
 def weights(model) -> list[torch.Tensor]:
@@ -86,3 +99,10 @@ def bits(tree):
 def everything(model, opt):
     """All state that a step may change, as comparable plain data."""
     return bits({"model": model.state_dict(), "optimizer": opt.state_dict()})
+
+
+def drawn(opt, model) -> np.ndarray:
+    """The mask of the last step as one vector over the model's parameters, whichever of the recipes keeps one."""
+    (mask,) = [value for key, value in opt.state_dict()["memory"].items() if key.endswith(".mask")]
+    parts = [m.expand(p.shape).flatten() for m, p in zip(mask, model.parameters(), strict=True)]
+    return torch.cat(parts).numpy()

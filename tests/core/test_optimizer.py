@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from sharpkit import RECIPES, Rule, SharpnessAware, Supervised, parse
 from sharpkit.core import parts
 from sharpkit.errors import InputError, UsageError
-from tests.core.support import batch, bits, everything, gradient, joint_norm, net, sharp, trail, weights
+from tests.core.support import batch, bits, everything, gradient, joint_norm, net, numbered, sharp, trail, weights
 
 BASES = {
     "momentum": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
@@ -27,7 +27,7 @@ def test_a_run_resumes_bit_for_bit_from_its_file(rule, base, options, tmp_path):
     def steps(opt, first, last):
         for t in range(first, last):
             torch.manual_seed(t)  # the global stream is the caller's to restore
-            opt.step(batch(16, seed=t, dtype=torch.float32))
+            opt.step(numbered(16, seed=t, dtype=torch.float32))
 
     model, opt = fresh()
     steps(opt, 0, 3)
@@ -83,7 +83,7 @@ def test_declared_needs_are_checked_before_anything_moves():
     clocks = []
     rule = Rule("clocked", gate=Clocked())
     with pytest.raises(UsageError, match="clocked needs steps_per_epoch"):
-        sharp(rule, net(), total_steps=4)
+        sharp(rule, net(), total_steps=4, steps_per_epoch=None)
     with pytest.raises(UsageError, match="clocked needs total_steps"):
         sharp(rule, net(), total_steps=None, steps_per_epoch=4)
     opt = sharp(rule, net(), total_steps=4, steps_per_epoch=3)

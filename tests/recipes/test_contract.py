@@ -14,7 +14,7 @@ from sharpkit import RECIPES, Rule, parse
 from sharpkit.core.slots import Radius
 from sharpkit.errors import UsageError
 from sharpkit.recipes.grammar import parameters
-from tests.core.support import batch, bits, everything, net, sharp
+from tests.core.support import bits, everything, net, numbered, sharp
 from tests.reference import reference
 
 DOCS = Path(__file__).parents[2] / "docs" / "recipes"
@@ -73,7 +73,7 @@ def test_runs_counts_and_resumes(name, kind):
     """The reference says what the first three steps cost, in all and one after the other, unless chance decides."""
     model = net(kind)
     opt = sharp(name, model)
-    reports = [opt.step(batch(seed=t)) for t in range(2)]
+    reports = [opt.step(numbered(seed=t)) for t in range(2)]
     state, kept = copy.deepcopy((opt.state_dict(), model.state_dict()))
     resumed = net(kind, seed=9)
     resumed.load_state_dict(kept)
@@ -81,7 +81,7 @@ def test_runs_counts_and_resumes(name, kind):
     again.load_state_dict(state)
     for one in (opt, again):
         torch.manual_seed(2)
-        last = one.step(batch(seed=2))
+        last = one.step(numbered(seed=2))
         declared = [1 + r.perturbed for r in (*reports, last)]
         everywhere, critical = getattr(reference(name), "GRADIENTS", (declared, declared))
         assert [r.gradients for r in (*reports, last)] == everywhere
@@ -99,7 +99,7 @@ def test_the_same_run_twice_is_the_same_run(name):
         opt = sharp(name, model)
         torch.manual_seed(0)
         for t in range(3):
-            opt.step(batch(seed=t, dtype=torch.float32))
+            opt.step(numbered(seed=t, dtype=torch.float32))
         ends.append(bits(model.state_dict()))
     assert ends[0] == ends[1]
 
@@ -123,7 +123,7 @@ def test_does_not_recompile_when_radius_and_rate_change(name, backend):
     for t in range(6):
         for each in (opt, other):
             each.base.param_groups[0]["lr"] = 0.1 / (1 + t)
-            each.step(batch(seed=t))
+            each.step(numbered(seed=t))
         compiled.append(counter.frame_count)
     assert compiled[0] > 0
     assert compiled[1:] == [compiled[1]] * 5

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sharpkit import RECIPES, SharpnessAware
+from tests.core.support import LENGTHS, drawn
 from tests.reference import base as numpy_base
 from tests.reference import reference, unions
 from tests.reference.problems import PROBLEMS, flat
@@ -20,7 +21,11 @@ def text(name, case):
     return ":".join([name, *(f"{key}={value}" for key, value in case.items())])
 
 
-RULES = {text(name, case): (module, case) for name, module in MODULES.items() for case in module.CASES}
+def cases(kind):
+    return {text(name, case): (module, case) for name, module in MODULES.items() for case in getattr(module, kind, [])}
+
+
+RULES, MASKED = cases("CASES"), cases("MASKED")
 
 MOMENTUM = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
 BASES = {
@@ -36,26 +41,50 @@ def acts_on(module, problem):
     return problem in getattr(module, "PROBLEMS", PROBLEMS)
 
 
-@pytest.mark.parametrize("base", BASES)
-@pytest.mark.parametrize(
-    ("rule", "problem"), [(rule, p) for rule, (module, _) in RULES.items() for p in PROBLEMS if acts_on(module, p)]
-)
-def test_iterates_agree_with_the_reference(rule, base, problem):
-    module, hyperparameters = RULES[rule]
-    torch_base, own_base, settings, own_settings = BASES[base]
-    problem = PROBLEMS[problem]()
-    expected = module.trajectory(problem, own_base(**settings, **own_settings), STEPS, **hyperparameters)
+def everywhere(rules):
+    """Every rule with every problem that it can act on."""
+    return [(rule, p) for rule, (module, _) in rules.items() for p in PROBLEMS if acts_on(module, p)]
 
+
+def taken(rule, base, problem, look=lambda opt: None):
+    """The recipe's iterates, and what `look` saw after every step."""
+    torch_base, _, settings, _ = BASES[base]
     model = problem.model
-    opt = SharpnessAware(model, torch_base(model.parameters(), **settings), rule, loss=problem.loss, total_steps=STEPS)
-    path = [flat(model)]
+    lengths = {**LENGTHS, "total_steps": STEPS}
+    opt = SharpnessAware(model, torch_base(model.parameters(), **settings), rule, loss=problem.loss, **lengths)
+    path, seen = [flat(model)], []
     for t in range(STEPS):
         opt.step(problem.batch(t))
         path.append(flat(model))
+        seen.append(look(opt))
+    return path, seen
 
+
+def assert_agree(path, expected, problem):
     np.testing.assert_allclose(path, expected, rtol=0, atol=1e-10)
-    for key, buffer in model.named_buffers():
+    for key, buffer in problem.model.named_buffers():
         torch.testing.assert_close(buffer, problem.buffers[key], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(("rule", "problem"), everywhere(RULES))
+def test_iterates_agree_with_the_reference(rule, base, problem):
+    module, hyperparameters = RULES[rule]
+    _, own_base, settings, own_settings = BASES[base]
+    problem = PROBLEMS[problem]()
+    expected = module.trajectory(problem, own_base(**settings, **own_settings), STEPS, **hyperparameters)
+    assert_agree(taken(rule, base, problem)[0], expected, problem)
+
+
+@pytest.mark.parametrize("base", ["momentum", "adamw"])
+@pytest.mark.parametrize(("rule", "problem"), everywhere(MASKED))
+def test_iterates_agree_with_the_reference_on_the_masks_that_were_drawn(rule, base, problem):
+    module, hyperparameters = MASKED[rule]
+    _, own_base, settings, own_settings = BASES[base]
+    problem = PROBLEMS[problem]()
+    path, masks = taken(rule, base, problem, lambda opt: drawn(opt, problem.model))
+    base = own_base(**settings, **own_settings)
+    assert_agree(path, module.trajectory(problem, base, STEPS, masks=masks, **hyperparameters), problem)
 
 
 def test_the_reference_problems_move_and_differ():

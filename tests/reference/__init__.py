@@ -4,6 +4,7 @@ Every recipe has a module of its own name here, with
 
 - `trajectory(problem, base, steps, **hyperparameters)`: the iterates;
 - `CASES`: hyperparameters that it is compared with the recipe at;
+- `MASKED`: others, at which it takes the masks of every step that the recipe drew, in `masks`;
 - `GRADIENTS`: what the first three steps cost, in all and one after the other; left out where chance or data decide;
 - `NETS` and `PROBLEMS`: of the tests' nets and problems those that it can act on, where it cannot act on all.
 

@@ -7,7 +7,7 @@ from .ae_sam import Score
 from .looksam import direction, reuse
 from .sam import ball
 
-CASES = [{}, {"rho": 0.3, "lam1": -2.0, "lam2": 3.162, "alpha": 0.3}]
+CASES = [{}, {"rho": 0.3, "lam1": 1.0, "lam2": 0.5, "alpha": 0.3}]
 
 
 def trajectory(problem, base, steps, rho=0.1, lam1=0.0, lam2=2.0, alpha=0.7, delta=0.9):

@@ -1,9 +1,11 @@
 """Small problems in float64: a torch model and, written apart from it, the gradient of its mean loss.
 
-A problem hands the engine `model`, `loss` and `batches`; it hands a reference `start`, `is_weight`, `is_norm`
+A problem hands the engine `model`, `loss` and `batch(t)`; it hands a reference `start`, `is_weight`, `is_norm`
 and `gradient(w, t, clean, rows, slope)` on flat vectors, where t counts steps and `clean` passes alone advance
 buffers, one pass after the other. The mean runs over the `rows` of batch t, and `slope` is the derivative of the
 per-sample objective by the model's outputs, the problem's own loss unless another is given.
+
+Every epoch shows the same samples in an order of its own; a batch says which ones they are.
 """
 
 from itertools import pairwise
@@ -14,7 +16,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-SIZES = (8, 8, 8, 8, 5)  # the last batch of a pass is smaller
+BATCH, SAMPLES = 8, 29  # the last batch of an epoch is smaller
+EPOCH = 4  # steps
 EVERY = slice(None)
 NORMS = (
     nn.BatchNorm1d,
@@ -38,7 +41,7 @@ class Problem:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.model = self.build().double()
-        self.batches = [self.draw(size, generator) for size in SIZES]
+        self.data = self.draw(SAMPLES, generator)
         named = dict(self.model.named_parameters())
         self.shapes = {name: p.shape for name, p in named.items()}
         self.ends = np.cumsum([shape.numel() for shape in self.shapes.values()])[:-1]
@@ -60,7 +63,11 @@ class Problem:
         return x, torch.randint(3, (size,), generator=generator)
 
     def batch(self, t: int):
-        return self.batches[t % len(self.batches)]
+        """Inputs, targets and sample numbers of step t."""
+        epoch, i = divmod(t, EPOCH)
+        order = np.random.default_rng(epoch).permutation(SAMPLES)
+        rows = torch.from_numpy(order[BATCH * i : BATCH * (i + 1)])
+        return *(column[rows] for column in self.data), rows
 
     def size(self, t: int) -> int:
         return len(self.batch(t)[0])
@@ -75,11 +82,27 @@ class Problem:
         return {n: part.reshape(s) for (n, s), part in zip(self.shapes.items(), np.split(w, self.ends), strict=True)}
 
     def gradient(self, w: np.ndarray, t: int, clean: bool = False, rows=EVERY, slope=None) -> np.ndarray:
-        x, y = (a.numpy()[rows] for a in self.batch(t))
+        x, y = (a.numpy()[rows] for a in self.batch(t)[:2])
         return self.backward(w, x, lambda z: (slope or self.slope)(z, y) / len(x), clean)
 
-    def backward(self, w, x, slope, clean) -> np.ndarray:
-        """The gradient of a function of the outputs, whose derivative by them is `slope(outputs)`."""
+    def squares(self, w: np.ndarray, t: int, count: int) -> np.ndarray:
+        """The mean square of the gradients of the first samples of batch t, each alone, in evaluation mode."""
+        x, y = (a.numpy() for a in self.batch(t)[:2])
+        rows = [slice(i, i + 1) for i in range(count)]
+        grads = [self.backward(w, x[r], lambda z, r=r: self.slope(z, y[r]), evaluated=self.buffers) for r in rows]
+        return np.mean(np.square(grads), axis=0)
+
+    def outputs(self, w: np.ndarray, t: int, buffers: dict[str, torch.Tensor]) -> np.ndarray:
+        """What the model gives in evaluation mode, with other buffers than its own."""
+        seen = []
+        self.backward(w, self.batch(t)[0].numpy(), lambda z: seen.append(z) or np.zeros_like(z), evaluated=buffers)
+        return seen[0]
+
+    def backward(self, w, x, slope, clean=False, evaluated=None) -> np.ndarray:
+        """The gradient of a function of the outputs, whose derivative by them is `slope(outputs)`.
+
+        In training mode; with buffers in `evaluated`, in evaluation mode with those.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -111,7 +134,7 @@ class Quadratic(Problem):
     def slope(z, y):
         return z - y
 
-    def backward(self, w, x, slope, clean):
+    def backward(self, w, x, slope, clean=False, evaluated=None):
         residual = slope(x @ w[:4, None] + w[4])[:, 0]
         return np.append(residual @ x, residual.sum())
 
@@ -122,7 +145,7 @@ class MLP(Problem):
     def build(self):
         return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
 
-    def backward(self, w, x, slope, clean):
+    def backward(self, w, x, slope, clean=False, evaluated=None):
         W1, b1, W2, b2 = self.cut(w).values()  # noqa: N806
         a = np.tanh(x @ W1.T + b1)
         dz = slope(a @ W2.T + b2)
@@ -137,8 +160,9 @@ class Autograd(Problem):
         with torch.random.fork_rng():
             self.copy = self.build().double()
 
-    def backward(self, w, x, slope, clean):
-        buffers = self.buffers if clean else {name: b.clone() for name, b in self.buffers.items()}
+    def backward(self, w, x, slope, clean=False, evaluated=None):
+        buffers = self.buffers if clean else {name: b.clone() for name, b in (evaluated or self.buffers).items()}
+        self.copy.train(evaluated is None)
         params = {name: torch.tensor(part, requires_grad=True) for name, part in self.cut(w).items()}
         z = functional_call(self.copy, (params, buffers), (torch.tensor(x),))
         dz = torch.tensor(slope(z.detach().numpy()))
