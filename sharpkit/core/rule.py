@@ -142,7 +142,7 @@ def _intersect(a: Rule, b: Rule) -> tuple[Mask, ...]:
     for mine, theirs in itertools.product(a.masks, b.masks):
         if mine.family and mine.family == theirs.family and mine != theirs:
             raise ConflictError(
-                f"{a.name} and {b.name} both claim the slot 'masks' with a {mine.family} mask of their own",
+                f"{a.name} and {b.name} both claim the slot 'masks' and answer it differently",
                 "leave one of them out",
             )
     return tuple(dict.fromkeys(a.masks + b.masks))

@@ -238,9 +238,9 @@ def ssam_d(
     m starts with k = d - round(sparsity d) random ones. Every tm epochs N = min(f k, d - k) live entries of the
     smallest |g| leave and N random others take their place, with f = (alpha / 2) (1 + cos(pi e / E)) in epoch e of E.
     Mi, Shen, Ren, Zhou, Sun, Ji, Tao (2022), "Make Sharpness-Aware Minimization Stronger: A Sparsified Perturbation
-    Approach", eqs. (7)-(8) and Algorithm 2. The official code limits what grows but not what leaves, so that a sparsity below a
-    third loses density; here both are N. By filter or tensor the norm is taken over what is perturbed, and the rest of
-    the gradient is not computed. Cost: 2 gradients a step.
+    Approach", eqs. (7)-(8) and Algorithm 2. The official code limits what grows but not what leaves, so that a sparsity
+    below a third loses density; here both are N. By filter or tensor the norm is taken over what is perturbed, and the
+    rest of the gradient is not computed. Cost: 2 gradients a step.
 
     Args:
         rho: Radius, Euclidean norm over all parameters jointly, before the mask.

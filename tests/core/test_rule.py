@@ -11,6 +11,7 @@ from sharpkit.core.slots import Filter, Mask, Metric, Part
 from sharpkit.errors import ConflictError, UsageError
 from sharpkit.recipes.asam import asam
 from sharpkit.recipes.bisam import SmoothedErrors
+from sharpkit.recipes.saf import mesa, saf
 from sharpkit.recipes.sam import sam
 from sharpkit.recipes.sampa import sampa
 from sharpkit.recipes.sgd import sgd
@@ -56,6 +57,7 @@ SLOT_VALUES = {
     "rows": (parts.SameBatch(), sampa().rows),
     "descent": (parts.Climbed(), sampa().descent),
     "shards": (2, 3),
+    "auxiliary": (saf().auxiliary, mesa().auxiliary),
 }
 
 
@@ -101,11 +103,21 @@ def test_the_radius_of_the_rule_that_measures_it_holds(measure):
         measured + Rule("n", radius=parts.Constant(0.1), masks=(Only("weight"),))
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "sgd"])
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in ("sgd", "saf", "mesa")])
 def test_a_rule_that_never_perturbs_unites_with_none_that_would(name):
     for pair in ((sgd(), RECIPES[name]()), (RECIPES[name](), sgd())):
         with pytest.raises(ConflictError, match=rf"sgd never perturbs, so {name} would have nothing.*slot: gate.*use"):
             pair[0] + pair[1]
+
+
+@pytest.mark.parametrize("added", [saf, mesa])
+def test_a_rule_that_only_adds_to_the_loss_leaves_it_to_the_other_whether_to_perturb(added):
+    rule = added()
+    for united in (sgd() + rule, rule + sgd(), rule):
+        assert (united.never, united.auxiliary) == (True, rule.auxiliary)
+    for united in (sam() + rule, rule + sam(), rule + sampa()):
+        assert (united.never, united.auxiliary) == (False, rule.auxiliary)
+    assert (rule + sampa()).gate == sampa().gate
 
 
 def test_needs_come_from_the_parts():

@@ -189,12 +189,8 @@ def test_the_identities_compare_runs_that_perturb():
     assert len(set(ends)) == len(rules)
 
 
-@pytest.mark.parametrize("rule", ["msam:m=8", "msam:m=20", "msam:m=8+vasso"])
+@pytest.mark.parametrize("rule", ["msam:m=8", "msam:m=20"])
 def test_msam_with_a_shard_a_sample_is_the_mean_of_steps_of_one_sample(rule):
-    if "+" in rule:
-        with pytest.raises(UsageError, match="whole_batch"):
-            finish("msam+vasso:m=8:rho=0.2", "mlp")
-        return
     x, y = batch()
     model = net()
     before = weights(model)

@@ -14,11 +14,11 @@ from sharpkit.core.rule import SLOTS
 from sharpkit.errors import ConflictError, UsageError
 from sharpkit.recipes.grammar import parameters
 from sharpkit.recipes.gsam import WithRate
-from tests.core.support import batch, bits, everything, net, sharp
+from tests.core.support import batch, bits, everything, net, numbered, sharp
 
 NAMES = [
     *("sam", "asam", "fisher-sam", "sam-on", "bisam-tanh", "bisam-log", "vasso", "gsam", "gnp", "msam"),
-    *("sampa", "ss-sam", "looksam", "ae-sam", "ae-looksam"),
+    *("sampa", "ss-sam", "looksam", "ae-sam", "ae-looksam", "esam", "ssam-f", "ssam-d", "saf", "mesa"),
 ]
 PAIRS = list(combinations(NAMES, 2))
 
@@ -28,10 +28,13 @@ CLAIMS = {
     "gate": {"sampa", "ss-sam", "looksam", "ae-sam", "ae-looksam"},
     "ascent_loss": {"bisam-tanh", "bisam-log"},
     "metric": {"asam", "fisher-sam"},
+    "rows": {"esam", "sampa"},
     "descent": {"gsam", "gnp", "sampa", "looksam", "ae-looksam"},
+    "auxiliary": {"saf", "mesa"},
+    "masks": {"ssam-f", "ssam-d"},
 }
 ONE_A_STEP = {"esam"}
-MEASURED = {"asam", "fisher-sam", "sam-on"}  # the radius has units of its own
+MEASURED = {"asam", "fisher-sam", "sam-on", "esam", "ssam-f", "ssam-d"}  # the radius has units of its own
 SCHEDULES = {"sam", "ss-sam", "ae-sam"}  # whose radius is that of whatever they join
 
 
@@ -50,11 +53,12 @@ REFUSED = [(a, b) for a, b in PAIRS if conflict(a, b) is not None]
 
 
 def default(name):
-    return parameters(RECIPES[name])["rho"].default
+    rho = parameters(RECIPES[name]).get("rho")
+    return None if rho is None else rho.default
 
 
 def strength(name):
-    return 2 if name in MEASURED else 0 if name in SCHEDULES else 1
+    return -1 if default(name) is None else 2 if name in MEASURED else 0 if name in SCHEDULES else 1
 
 
 def joint(a, b):
@@ -71,12 +75,14 @@ def run(text, steps=5):
     model = net("batch-norm")
     opt = sharp(text, model)
     for t in range(steps):
-        opt.step(batch(8 + (t == 3), seed=t))  # msam's shards of a batch norm need two samples each
+        opt.step(numbered(8 + (t == 3), seed=t))  # msam's shards of a batch norm need two samples each
     return model, opt
 
 
 def test_the_table_of_claims_is_of_recipes_there_are():
-    assert set().union(*CLAIMS.values(), ONE_A_STEP, MEASURED, SCHEDULES) | {"msam"} == set(NAMES) <= set(RECIPES)
+    assert (
+        set().union(*CLAIMS.values(), ONE_A_STEP, MEASURED, SCHEDULES) | {"msam", "vasso"} == set(NAMES) <= set(RECIPES)
+    )
     assert len(RUNNING) + len(REFUSED) + len(set(ALLOWED) - set(RUNNING)) == len(PAIRS)
     assert len(RUNNING) > 60
 
@@ -92,7 +98,12 @@ def test_the_table_of_claims_is_of_recipes_there_are():
         ("msam", "sam-on"),
         ("msam", "fisher-sam"),
         ("msam", "bisam-log"),
+        ("msam", "vasso"),
     ],
+    *[("ae-sam", x) for x in ("msam", "ssam-f", "ssam-d", "esam")],
+    *[("ss-sam", x) for x in ("msam", "ssam-f", "ssam-d", "bisam-log")],
+    *[(mask, metric) for mask in ("ssam-f", "ssam-d") for metric in ("asam", "fisher-sam")],
+    *[("sampa", "ssam-f"), ("sampa", "ssam-d"), ("sam-on", "ssam-f"), ("sam-on", "ssam-d")],
 )
 def test_the_unions_that_are_promised_exist(a, b):
     for one, other in ((a, b), (b, a)):
@@ -128,8 +139,8 @@ def test_a_refusal_names_both_recipes_and_the_slot(a, b):
         assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_nothing_unites_with_sgd(name):
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in CLAIMS["auxiliary"]])
+def test_nothing_that_perturbs_unites_with_sgd(name):
     for text in (f"sgd+{name}", f"{name}+sgd", f"sgd+{name}:rho=0.1"):
         with pytest.raises(ConflictError) as caught:
             parse(text)
@@ -162,7 +173,7 @@ def test_every_union_runs_in_either_order_and_resumes(a, b):
     again.load_state_dict(state)
     for one in (opt, again):
         for t in (3, 4):
-            one.step(batch(8 + (t == 3), seed=t))
+            one.step(numbered(8 + (t == 3), seed=t))
     assert everything(model, opt) == everything(resumed, again)
     assert all(p.isfinite().all() for p in model.parameters())
     assert opt.counters()["steps"] == 5
@@ -175,16 +186,16 @@ def test_every_union_runs_in_either_order_and_resumes(a, b):
 
 @cache
 def end(head, settings):
-    """Where a recipe ends, of the settings taking those that it has."""
+    """Where a recipe is after two epochs and a half, of the settings taking those that it has."""
     own = {key for name in head.split("+") for key in parameters(RECIPES[name])}
     taken = [f"{key}={value}" for key, value in settings if key in own]
-    return bits(run(":".join([head, *taken]), 4)[0].state_dict())
+    return bits(run(":".join([head, *taken]), 10)[0].state_dict())
 
 
 @named(*[pair for pair in RUNNING if "sam" not in pair])
 def test_every_union_differs_from_both_of_its_parts(a, b):
     """Neither recipe is silently left out. Whoever decides when to perturb does so on the first two steps alone."""
-    settings = (("rho", 0.2), ("lam1", 2), ("lam2", 2), ("k", 3), ("theta", 0.5))
+    settings = (("rho", 0.2), ("lam1", 2), ("lam2", 2), ("k", 3), ("theta", 0.5), ("start", 0), ("lag", 1))
     united = end(f"{a}+{b}", settings)
     assert united != end(a, settings)
     assert united != end(b, settings)
