@@ -1,13 +1,16 @@
-"""Write the tables that the code itself knows: the recipes, and the options of `sharpkit train`."""
+"""Write the tables that the code itself knows: the recipes, the presets, and the options of `sharpkit train`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
 from sharpkit.engine.config import options
+from sharpkit.engine.papers import PRESETS
+from sharpkit.engine.published import Values
 from sharpkit.recipes.describe import describe
 
 
@@ -16,6 +19,7 @@ def write_all(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "recipes.md").write_text(recipes(), encoding="utf-8")
     (folder / "options.md").write_text(train_options(), encoding="utf-8")
+    (folder / "presets.md").write_text(presets(), encoding="utf-8")
 
 
 def recipes() -> str:
@@ -40,6 +44,29 @@ def train_options() -> str:
         ]  # fmt: skip
         parts.append(f"**{panel}**\n\n" + table(("option", "default", "what it is"), rows))
     return "\n".join(parts)
+
+
+def presets() -> str:
+    """Return a table for every paper: its presets, what holds for all recipes, and what for one."""
+    parts: list[str] = []
+    for (cited, title), group in groupby(PRESETS.values(), lambda preset: (preset.cited, preset.title)):
+        rows = [
+            (
+                f"`{preset.name}`",
+                _settings({name: value for name, value in preset.options.items() if name not in ("data", "model")}),
+                "<br>".join(
+                    f"`{name}` {_settings({**method.parameters, **method.options})}".strip()
+                    for name, method in preset.methods.items()
+                ),
+            )
+            for preset in group
+        ]
+        parts.append(f"**{cited}**, {title}\n\n" + table(("preset", "options", "recipes"), rows))
+    return "\n".join(parts)
+
+
+def _settings(values: Values) -> str:
+    return ", ".join(f"{name.replace('_', '-')} {value.value}" for name, value in values.items())
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

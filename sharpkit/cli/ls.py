@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 import inspect
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from sharpkit.cli.terminal import Terminal
 from sharpkit.engine.documents import document, to_json
 
+Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
+
 
 def ls(
-    what: Annotated[Literal["opts", "models", "data"], typer.Argument(help="opts, models or data.")] = "opts",
+    what: Annotated[
+        Literal["opts", "models", "data", "presets"], typer.Argument(help="opts, models, data or presets.")
+    ] = "opts",
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """List the optimizers, models or data sets that can be named.
+    """List the optimizers, models, data sets or presets that can be named.
 
     Example: sharpkit ls opts
     """
     terminal = Terminal()
-    header, rows = _opts(brief=terminal.person and not json) if what == "opts" else _described(what)
     if json:
-        items = [dict(zip(header, row, strict=True)) for row in rows]
-        print(to_json(document("ls", {"what": what, "items": items})), end="")
+        print(to_json(document("ls", {"what": what, "items": _items(what)})), end="")
     else:
-        terminal.rows(header, rows)
+        terminal.rows(*_table(what, brief=terminal.person))
 
 
-def _opts(*, brief: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return a row for every recipe; a person gets the columns that fit a terminal."""
+def _table(what: str, *, brief: bool) -> Table:
+    """Return header and rows; a person gets the columns that fit a terminal."""
+    if what == "presets":
+        return _presets(brief=brief)
+    return _opts(brief=brief) if what == "opts" else _described(what)
+
+
+def _items(what: str) -> list[dict[str, Any]]:
+    if what == "presets":
+        return _preset_items()
+    header, rows = _table(what, brief=False)
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _opts(*, brief: bool) -> Table:
     from sharpkit.recipes import RECIPES
     from sharpkit.recipes.describe import describe
 
@@ -42,12 +57,42 @@ def _opts(*, brief: bool) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return header, [(n, " ".join(d.settings), " ".join(d.slots), d.cost, d.source, d.what) for n, d in told]
 
 
-def _described(what: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def _described(what: str) -> Table:
     from sharpkit.data import DATASETS
     from sharpkit.models import MODELS
 
     table = MODELS if what == "models" else DATASETS
     return ("name", "what it is"), [(name, _first_line(builder)) for name, builder in table.items()]
+
+
+def _presets(*, brief: bool) -> Table:
+    """Return a row for every value, or for a person one for every preset."""
+    from sharpkit.engine.papers import PRESETS
+
+    if brief:
+        return ("name", "paper", "main values"), [(p.name, p.brief_citation, p.brief) for p in PRESETS.values()]
+    rows = [
+        (preset.name, option, str(value.value), value.source)
+        for preset in PRESETS.values()
+        for option, value in preset.rows()
+    ]
+    return ("preset", "option", "value", "source"), rows
+
+
+def _preset_items() -> list[dict[str, Any]]:
+    from sharpkit.engine.papers import PRESETS
+
+    return [
+        {
+            "name": preset.name,
+            "paper": f"{preset.cited}, {preset.title}",
+            "opts": list(preset.methods),
+            "values": [
+                {"option": option, "value": value.value, "source": value.source} for option, value in preset.rows()
+            ],
+        }
+        for preset in PRESETS.values()
+    ]
 
 
 def _first_line(documented: object) -> str:

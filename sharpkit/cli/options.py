@@ -11,6 +11,7 @@ import typer
 from sharpkit.engine.config import kinds, options
 
 PANELS: dict[str, tuple[str, ...]] = {
+    "Preset": ("preset",),
     "Optimizer": ("opt", "base", "rho", "lr", "wd", "momentum", "nesterov"),
     "Data": ("data", "label_noise", "val_frac", "augment", "limit"),
     "Model": ("model", "init"),

@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -16,6 +16,7 @@ from sharpkit.cli.options import flag
 from sharpkit.cli.terminal import Terminal, pairs
 from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
 from sharpkit.engine.documents import to_json
+from sharpkit.engine.presets import Applied, apply
 from sharpkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -86,33 +87,33 @@ def train(
         raise UsageError("--resume and --overwrite are both given", "give one of them")
     if resume not in (None, "auto") and out is not None:
         raise UsageError("--resume RUN goes on in RUN, and --out is given", "leave --out out")
-    request = _Request(
-        given={k: v for k, v in given.items() if v is not None}, resume=resume, out=out, overwrite=overwrite
-    )
+    options = {k: v for k, v in given.items() if v is not None}
     if config is not None:
-        request = replace(request, given=_over(request.given, _from_file(config)))
+        options = _over(options, _from_file(config))
+    request = _Request(apply(options), resume=resume, out=out, overwrite=overwrite)
     if dry_run or print_config:
-        _show_plan(_aside(request.plan), terminal, print_config)
+        _show_plan(_aside(lambda: request.plan(terminal, verbose)), terminal, print_config)
     else:
         _render(_aside(lambda: request.run(terminal, verbose)), terminal)
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What is to be run: the options given, on the command line or in a file, and the run directory."""
+    """What is to be run: the options given, on the command line, in a file or by a preset, and the run directory."""
 
-    given: dict[str, Any]
+    applied: Applied
     resume: str | None
     out: Path | None
     overwrite: bool
 
-    def plan(self) -> TrainPlan:
+    def plan(self, terminal: Terminal, verbose: bool) -> TrainPlan:
         from sharpkit.commands import train as command
 
         found = self._found()
         if found is not None:
             return command.plan_resume(found, self._contradictable)
-        return command.plan(TrainConfig(**self.given), self.out, overwrite=self.overwrite)
+        self._introduce(terminal.say, verbose)
+        return command.plan(self._config, self.out, overwrite=self.overwrite)
 
     def run(self, terminal: Terminal, verbose: bool) -> TrainResult:
         from sharpkit.cli.progress import TrainProgress
@@ -122,15 +123,26 @@ class _Request:
             found = self._found(progress)
             if found is not None:
                 return command.resume(found, self._contradictable, observer=progress)
-            config = TrainConfig(**self.given)
-            if verbose:
-                progress.note("\n".join(f"{name} = {value}" for name, value in to_mapping(config).items()))
-            return command.run(config, self.out, overwrite=self.overwrite, observer=progress)
+            self._introduce(progress.note, verbose)
+            return command.run(self._config, self.out, overwrite=self.overwrite, observer=progress)
+
+    def _introduce(self, say: Callable[[str], None], verbose: bool) -> None:
+        """Say which preset is applied; with `verbose`, every option, and where the preset's values come from."""
+        if self.applied.note:
+            say(self.applied.note)
+        if verbose:
+            sources = {name: f"  # {source}" for name, source in self.applied.sources.items()}
+            say("\n".join(f"{k} = {v}{sources.get(k, '')}" for k, v in to_mapping(self._config).items()))
+
+    @property
+    def _config(self) -> TrainConfig:
+        return TrainConfig(**self.applied.given)
 
     @property
     def _contradictable(self) -> dict[str, Any]:
         """What may contradict the run that is gone on with; nothing where it was found by these very options."""
-        return {} if self.resume == "auto" else self.given
+        given = {} if self.resume == "auto" else self.applied.given
+        return {name: value for name, value in given.items() if name != "preset"}
 
     def _found(self, observer: TrainProgress | None = None) -> Path | None:
         """Return the run to go on with, if there is one."""
@@ -138,7 +150,7 @@ class _Request:
 
         if self.resume != "auto":
             return None if self.resume is None else Path(self.resume)
-        return find_resumable(TrainConfig(**self.given), self.out, observer=observer)
+        return find_resumable(self._config, self.out, observer=observer)
 
 
 def _aside(call: Callable[[], T]) -> T:

@@ -16,6 +16,8 @@ from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.documents import document, to_json
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.fit import Fit, Observer
+from sharpkit.engine.papers import PRESETS
+from sharpkit.engine.presets import configured
 from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
@@ -102,7 +104,7 @@ def run(
     """
     session = build(config)
     run_dir = rundir.chosen(ROOT, _name(session), out, overwrite)
-    run_dir.create(session.config, rundir.environment(session.device))
+    run_dir.create(session.config, rundir.environment(session.device), session.asked.preset)
     fit = Fit(session, run_dir, observer or Quiet())
     fit.save()  # from here on there is always a checkpoint to go on with
     return _train(fit)
@@ -244,5 +246,8 @@ def _name(session: Session) -> str:
 
 
 def _not_default(config: TrainConfig) -> dict[str, Any]:
-    default = to_mapping(TrainConfig())
-    return {name: value for name, value in to_mapping(config).items() if value != default.get(name)}
+    """Return what a user would have to ask for: the preset, and what differs from its values and the defaults."""
+    named = {"preset": config.preset} if config.preset in PRESETS else {}
+    default = to_mapping(configured({**named, "opt": config.opt}))
+    differs = {name: value for name, value in to_mapping(config).items() if value != default.get(name)}
+    return {**named, "opt": config.opt, **differs}

@@ -33,6 +33,8 @@ def option(default: Any, help: str, *flags: str, shown: str | None = None) -> An
 class TrainConfig:
     """Everything that decides what a training run computes.
 
+    `preset` only tells where values came from; `presets.configured` puts them here.
+
     Raises:
         UsageError: If a value is outside its range.
     """
@@ -66,6 +68,9 @@ class TrainConfig:
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
     deterministic: bool = option(False, "Only deterministic algorithms; slower on a GPU.")
+    preset: str | None = option(
+        None, "Settings of a paper, PAPER/DATASET/MODEL, see `sharpkit ls presets`.", shown="none"
+    )
 
     def __post_init__(self) -> None:
         check_range("label-noise", self.label_noise, 0, 1)

@@ -36,9 +36,10 @@ class RunDir:
         self.config = path / "config.toml"
         self.summary = path / "summary.json"
 
-    def create(self, config: TrainConfig, environment: Mapping[str, Any]) -> None:
-        """Write what the run was asked for and where it runs."""
-        write_text(self.config, tomli_w.dumps(to_mapping(config)))
+    def create(self, config: TrainConfig, environment: Mapping[str, Any], preset: str | None = None) -> None:
+        """Write what the run was asked for, the preset as a comment, and where it runs."""
+        head = f"# preset {preset}\n" if preset else ""
+        write_text(self.config, head + tomli_w.dumps(to_mapping(config)))
         write_text(self.path / "env.json", json.dumps(environment, indent=2) + "\n")
 
     def clear(self) -> None:

@@ -125,6 +125,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     )
     resolved = replace(
         config,
+        preset=None,  # its values are in this configuration, and must not be applied once more over others
         opt=rule.text,
         rho=None,
         lr=default_lr(config.base) if config.lr is None else config.lr,

@@ -1,0 +1,96 @@
+"""What a published setting is: values for the options of a run and of its recipes, each with its source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Value:
+    """A published value.
+
+    Args:
+        value: What TrainConfig or a recipe takes.
+        source: Authors, year and place.
+    """
+
+    value: Any
+    source: str
+
+
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a paper sets for one recipe alone.
+
+    Args:
+        parameters: The recipe's own.
+        options: Options of the run in which this recipe differs from the others.
+    """
+
+    parameters: Values = field(default_factory=dict[str, Value])
+    options: Values = field(default_factory=dict[str, Value])
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The settings of a paper for one data set and model.
+
+    Args:
+        name: PAPER/DATASET/MODEL.
+        cited: Authors and year.
+        title: Of the paper.
+        options: Options of the run, for every recipe alike.
+        methods: Recipes that the paper trains with these settings, its own first.
+    """
+
+    name: str
+    cited: str
+    title: str
+    options: Values
+    methods: Mapping[str, Method]
+
+    @property
+    def brief_citation(self) -> str:
+        """The first author and the year."""
+        return f"{re.split('[ ,]', self.cited)[0]} {self.cited[-5:-1]}"
+
+    @property
+    def brief(self) -> str:
+        """The paper's own method and two values, in 30 columns."""
+        return f"{next(iter(self.methods))}, lr {self.options['lr'].value:g}, {self.options['epochs'].value} epochs"
+
+    def rows(self) -> Iterator[tuple[str, Value]]:
+        """Yield every value by name: `lr` for all recipes, `sgd:wd` and `sam:rho` for one."""
+        yield from self.options.items()
+        for name, method in self.methods.items():
+            for key, value in {**method.parameters, **method.options}.items():
+                yield f"{name}:{key}", value
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper that presets come from.
+
+    Args:
+        key: The first part of its presets' names.
+        cited: Authors and year.
+        title: Its title.
+    """
+
+    key: str
+    cited: str
+    title: str
+
+    def says(self, place: str, /, **values: Any) -> dict[str, Value]:
+        """Return values that stand in one place of the paper, or of its authors' code."""
+        return {name: Value(value, f"{self.cited}, {place}") for name, value in values.items()}
+
+    def preset(self, data: str, model: str, options: Values, methods: Mapping[str, Method]) -> Preset:
+        """Return the preset KEY/DATA/MODEL."""
+        return Preset(f"{self.key}/{data}/{model}", self.cited, self.title, options, methods)
