@@ -12,7 +12,18 @@ from sharpkit.engine.config import kinds, options
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Preset": ("preset",),
-    "Optimizer": ("opt", "base", "rho", "lr", "wd", "momentum", "nesterov"),
+    "Optimizer": (
+        "opt",
+        "base",
+        "rho",
+        "rho_sched",
+        "rho_warmup_epochs",
+        "lr",
+        "wd",
+        "wd_in_loss",
+        "momentum",
+        "nesterov",
+    ),
     "Data": ("data", "label_noise", "val_frac", "augment", "limit"),
     "Model": ("model", "init"),
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),

@@ -199,6 +199,8 @@ def _render(result: TrainResult, terminal: Terminal) -> None:
 
 
 def _summary(result: TrainResult) -> list[tuple[str, str]]:
+    from sharpkit.engine.records import NOTES
+
     metrics, cost = result.metrics, result.cost
     steps = cost["steps"]
     rows = [
@@ -211,6 +213,7 @@ def _summary(result: TrainResult) -> list[tuple[str, str]]:
         ("sequential gradients", _sequential(cost, steps)),
         ("wall time", f"{cost['wall_s']:.1f} s ({1e3 * cost['wall_s'] / steps:.1f} ms a step)"),
         ("peak memory", f"{cost['peak_mb']:.0f} MB"),
+        *[(text, f"{metrics[name]:.4g}") for name, text in NOTES.items() if name in metrics],
         ("checkpoint", result.checkpoint),
     ]
     if "best_test_acc" in metrics:

@@ -18,6 +18,7 @@ from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.presets import configured
+from sharpkit.engine.records import NOTES
 from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
@@ -181,6 +182,7 @@ def _result(fit: Fit) -> TrainResult:
     test = evaluate(session.model, session.test_task, session.splits.test)
     metrics = {key: float(fit.last[key]) for key in ("train_loss", "train_acc", "val_loss", "val_acc", "pct_sam")}
     metrics |= {"test_loss": test.loss, "test_acc": test.accuracy, "epochs": float(session.config.epochs)}
+    metrics |= {name: float(fit.last[name]) for name in NOTES if name in fit.last}
     files = [fit.run.checkpoint, fit.run.config, fit.run.path / "env.json", fit.run.metrics, fit.run.summary]
     best = fit.run.path / "best.pt"
     if session.config.save_every == "best" and best.is_file():
@@ -229,7 +231,12 @@ def _warnings(counters: dict[str, float]) -> list[str]:
         "nonfinite_norm": "steps had a gradient norm that is not finite and were taken without a perturbation",
         "dropped": "steps overflowed in fp16 and were not taken",
     }
-    return [f"{counters[name]:g} {text}" for name, text in told.items() if counters[name]]
+    warnings = [f"{counters[name]:g} {text}" for name, text in told.items() if counters[name]]
+    if counters.get("auxiliary") == 0:
+        warnings.append(
+            "no epoch was late enough for the recipe to add to the loss; give :start=0, say, or more epochs"
+        )
+    return warnings
 
 
 def _peak_mb(device: torch.device) -> float:

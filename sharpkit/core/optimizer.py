@@ -201,7 +201,7 @@ class SharpnessAware:
         self._precision.finish(dropped)
         report = report_of(whole, steps, clean, self._oracle.cost, perturbed=perturbed, dropped=dropped)
         self.totals.add(report)
-        for step in steps:
+        for step in dict.fromkeys((whole, *steps)):
             for name, count in step.tallies.items():
                 self._tallies[name] = self._tallies[name] + count if name in self._tallies else count.to(torch.int64)
         return report
@@ -210,7 +210,8 @@ class SharpnessAware:
         """Return the step of the whole batch and those of its shards, which with a single shard are the same."""
         whole = Step(self._around, work, self._memory, self.clock)
         if self.rule.auxiliary is not None:
-            whole.batch().reference = self.rule.auxiliary.reference(whole)
+            reference = whole.batch().reference = self.rule.auxiliary.reference(whole)
+            whole.tally("auxiliary", torch.tensor(reference is not None, device=self.params[0].device))
         shards = work.split(self.rule.shards or 1)
         if len(shards) == 1:
             return whole, [whole]
@@ -293,7 +294,7 @@ class SharpnessAware:
         """Return the sums over all steps; waits for the device.
 
         `zero_norm` and `nonfinite_norm` count the steps whose climbed vector had no usable norm, so that they were
-        taken without a perturbation.
+        taken without a perturbation; `auxiliary` those in which a rule that adds to the loss did so.
         """
         tallies = {name: int(count) for name, count in self._tallies.items()}
         return {**asdict(self.totals), "zero_norm": 0, "nonfinite_norm": 0, **tallies}

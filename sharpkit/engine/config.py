@@ -42,8 +42,11 @@ class TrainConfig:
     opt: str = option("sam", "Optimizer: NAME[+NAME...][:key=value]..., see `sharpkit ls opts`.")
     base: str = option("sgd", "Base optimizer: sgd, adam, adamw or module:Class.")
     rho: float | None = option(None, "Radius, short for :rho= in --opt.", shown="the recipe's")
+    rho_sched: Literal["constant", "with-lr", "warm-up"] = option("constant", "How the radius changes over the run.")
+    rho_warmup_epochs: float | None = option(None, "Epochs of linear warm-up of the radius.", shown="none")
     lr: float | None = option(None, "Learning rate.", shown="0.1 for sgd, else 0.001")
     wd: float = option(5e-4, "Weight decay of the base optimizer.")
+    wd_in_loss: bool = option(False, "Weight decay as a part of the loss, hence of the perturbation.")
     momentum: float = option(0.9, "Momentum of sgd.")
     nesterov: bool = option(False, "Nesterov momentum of sgd.")
     data: str = option("digits", "Data set: a name from `sharpkit ls data`, or file.py:function.")
@@ -88,6 +91,13 @@ class TrainConfig:
                 check_range(name, value, 0, open_low=True)
         if self.rho is not None:
             check_range("rho", self.rho, 0)
+        if self.rho_warmup_epochs is not None:
+            check_range("rho-warmup-epochs", self.rho_warmup_epochs, 0, self.epochs, open_low=True)
+        if (self.rho_sched == "warm-up") != (self.rho_warmup_epochs is not None):
+            raise UsageError(
+                f"rho-sched is {self.rho_sched} and rho-warmup-epochs is {self.rho_warmup_epochs or 'not given'}",
+                "give --rho-sched warm-up and --rho-warmup-epochs together",
+            )
         for name, value, default in (("nesterov", self.nesterov, False), ("momentum", self.momentum, 0.9)):
             if self.base in ("adam", "adamw") and value != default:
                 raise UsageError(f"{name} is {value} and base is {self.base}, which has none", f"leave --{name} out")

@@ -125,8 +125,8 @@ class Fit:
             "kind": "step",
             "step": self.position,
             "epoch": epoch + 1,
-            "loss": self.records.take_window(),
             "lr": self._lr(),
+            **self.records.take_window(),
         }
         self.run.append([record])
         self.observer.live(self._so_far())
@@ -152,11 +152,14 @@ class Fit:
             "gradients": counters["gradients"],
             "sequential": counters["sequential"],
             "critical": counters["critical"],
+            "forwards": counters["forward_samples"],
+            "backwards": counters["backward_samples"],
+            **records.notes.values(),
             "seconds": round(self.elapsed, 3),
             "samples_per_s": round(records.seen / max(1e-9, self.elapsed - records.seconds), 1),
         }
         self.run.append([self.last])
-        self.records = Records(seconds=self.elapsed, window=records.window)
+        self.records = records.next_epoch(self.elapsed)
         self.observer.epoch(self.last)
         self._keep(epoch, val.accuracy)
 
@@ -233,7 +236,7 @@ class Fit:
         session.scheduler.load_state_dict(content["scheduler"])
         randomness.restore(content["randomness"], session.device)
         self.position = content["step"]
-        self.records = Records(**content["records"])
+        self.records = Records.of(content["records"])
         self.elapsed = content["elapsed"]
         self.best = content["best"]
         self.last = content["last"]

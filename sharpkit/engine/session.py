@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from sharpkit.core.optimizer import SharpnessAware
 from sharpkit.core.task import Supervised
 from sharpkit.data import DATASETS
-from sharpkit.data.dataset import Dataset, Splits, from_user, split
+from sharpkit.data.dataset import Dataset, Samples, Splits, from_user, split
 from sharpkit.data.loader import Loader
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
@@ -108,7 +108,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         load_weights(model, Path(config.init))
     rehearse(model, task, probe, dataset.classes)
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
-    base = build_base(config, model.parameters())
+    base = build_base(replace(config, wd=0.0) if config.wd_in_loss else config, model.parameters())
     optimizer = SharpnessAware(
         model,
         base,
@@ -122,6 +122,11 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         clip=config.clip,
         accumulate=config.accum,
         precision=config.amp,
+        samples=int(dataset.train.indices.max()) + 1,
+        draw=partial(_drawn, splits.train),
+        loss_decay=config.wd if config.wd_in_loss else 0.0,
+        rho_schedule=config.rho_sched,
+        rho_warmup=_warmup_steps(config, len(loader)),
     )
     resolved = replace(
         config,
@@ -147,6 +152,17 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         scheduler=schedules.attach(base, config, len(loader)),
         notes=(sentence,),
     )
+
+
+def _drawn(samples: Samples, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return that many training samples without replacement, not augmented; all of them where there are fewer."""
+    rows = torch.randperm(len(samples), generator=generator)[:count].to(samples.inputs.device)
+    return samples.inputs[rows], samples.targets[rows]
+
+
+def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> int | None:
+    epochs = config.rho_warmup_epochs
+    return None if epochs is None else max(1, round(epochs * steps_per_epoch))
 
 
 def load_dataset(name: str) -> Dataset:

@@ -77,6 +77,7 @@ class Optimistic(Descent):
         ahead = step.look_ahead(_mean(step, shares), self.y_step, step.memory[_REACHED])
         y = step.at(ahead, clean=True)
         step.together(lambda: there.grad, lambda: y.gradients(None, step.ascent_loss))
+        step.note("cosine", vec.cosine(step.memory[_GRADIENT], there.grad))
         self._remember(step, y, y.grad)
         weight = shares[step.shard] / step.shares[step.shard]
         h = there.grad if weight == 1 else vec.scale(there.grad, weight)
