@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from sharpkit.core.task import tensors
 from sharpkit.errors import UsageError
 from tests.core.support import SAMPLES, batch, bits, everything, net, numbered, sharp, weights
 
@@ -29,6 +30,7 @@ def plain(rule, model, **options):
 
 def taught(model, x, y, targets, lam=0.3, tau=5.0):
     """The gradient of the mean loss, with what `targets` says for every row added; None adds nothing."""
+    model = copy.deepcopy(model)
     z = model(x)
     losses = list(F.cross_entropy(z, y, reduction="none"))
     for i, target in enumerate(targets):
@@ -111,19 +113,13 @@ def test_parts_of_a_batch_find_what_the_whole_would(parts):
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-def test_the_record_holds_no_graph_and_reads_back_what_was_written():
-    model = net()
-    opt = sharp("saf:lag=1:start=0", model)
+def test_the_record_holds_no_graph():
+    opt = sharp("saf:lag=1:start=0", net())
     for t in range(5):
         opt.step(numbered(seed=t))
-    tensors = []
-    bits_of = lambda tree: (
-        [bits_of(v) for v in (tree.values() if isinstance(tree, dict) else tree)]
-        if isinstance(tree, dict | list | tuple)
-        else tensors.append(tree)
-    )
-    bits_of(opt.state_dict()["memory"])
-    assert not any(t.requires_grad for t in tensors if isinstance(t, torch.Tensor))
+    kept = list(tensors(opt.state_dict()["memory"]))
+    assert kept
+    assert not any(t.requires_grad for t in kept)
 
 
 def test_sample_numbers_are_asked_for_at_the_first_step():
@@ -142,7 +138,7 @@ def test_sample_numbers_out_of_range_are_refused(number):
     before = everything(model, opt)
     x, y, numbers = numbered()
     numbers[3] = number
-    with pytest.raises(UsageError, match=str(number)):
+    with pytest.raises(UsageError):
         opt.step((x, y, numbers))
     assert everything(model, opt) == before
 
@@ -161,7 +157,7 @@ def test_the_teacher_is_the_average_in_evaluation_mode(kind, decay):
         x, y = batch(seed=t)
         with torch.no_grad():
             z = teacher(x)
-        expected = taught(copy.deepcopy(model), x, y, z if t >= 2 else [None] * len(y))
+        expected = taught(model, x, y, z if t >= 2 else [None] * len(y))
         torch.testing.assert_close(descended(model, opt, (x, y)), expected, rtol=0, atol=1e-12)
         for mine, now in zip(teacher.state_dict().values(), model.state_dict().values(), strict=True):
             mine.copy_(decay * mine + (1 - decay) * now if mine.is_floating_point() else now)
@@ -193,14 +189,14 @@ def test_the_teacher_draws_nothing_and_moves_nothing():
 # ---------------------------------------------------------------------- both
 
 
-@pytest.mark.parametrize("rule", ["saf:lag=1:start=0", "mesa:start=0:decay=0.5"])
-@pytest.mark.parametrize("setting", ["lam=-0.1", "tau=0", "start=-1", "lag=0", "decay=1.5"])
-def test_values_out_of_range_are_refused(rule, setting):
-    name = rule.split(":")[0]
-    if setting.split("=")[0] in ("lag", "decay") and (name == "saf") != setting.startswith("lag"):
-        return
-    with pytest.raises(UsageError, match=setting.split("=")[0]):
-        sharp(f"{name}:{setting}", net())
+@pytest.mark.parametrize(
+    "text",
+    ["saf:lam=-0.1", "saf:tau=0", "saf:lag=0", "mesa:lam=-0.1", "mesa:tau=0", "mesa:decay=-0.1", "mesa:decay=1.5"],
+)
+def test_values_out_of_range_are_refused(text):
+    name = text.split(":")[1].split("=")[0]
+    with pytest.raises(UsageError, match=f"{name} is"):
+        sharp(text, net())
 
 
 def test_the_divergence_is_from_the_target_to_the_outputs():
@@ -210,9 +206,8 @@ def test_the_divergence_is_from_the_target_to_the_outputs():
     z.requires_grad_()
     (slope,) = torch.autograd.grad(distance(z, target, 2.0).sum(), z)
     torch.testing.assert_close(slope, 2.0 * (torch.softmax(z / 2, 1) - torch.softmax(target / 2, 1)).detach())
-    (other,) = torch.autograd.grad(
-        4.0 * (torch.softmax(z / 2, 1) * (torch.log_softmax(z / 2, 1) - torch.log_softmax(target / 2, 1))).sum(), z
-    )
+    log = [torch.log_softmax(logits / 2, 1) for logits in (z, target)]
+    (other,) = torch.autograd.grad(4.0 * (log[0].exp() * (log[0] - log[1])).sum(), z)
     assert float((slope - other).abs().max()) > 1e-2
 
 
