@@ -63,7 +63,7 @@ def test_ssam_f_of_all_that_sam_on_leaves_is_sam_on(norm):
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_mesa_of_a_teacher_that_never_moves_or_is_the_model_itself(decay):
-    """With decay 0 the teacher is w in evaluation mode: without batch norm that is the student, where KL is flat."""
+    """With decay 0 the teacher is the student, without batch norm, and KL is flat there."""
     paths = [path(name, "layer-norm", **s) for name, s in (("mesa", {"decay": decay, "start": 0}), ("sgd", {}))]
     apart = np.abs(paths[0] - paths[1]).max()
     assert (apart < 1e-12) == (decay == 0.0)
