@@ -6,8 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import masks
 import matplotlib.pyplot as plt
 import numpy as np
+import teachers
 import torch
 import valley
 from matplotlib.figure import Figure
@@ -214,6 +216,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "asam": asam,
     "fisher-sam": fisher_sam,
     "sam-on": sam_on,
+    "ssam-f": masks.ssam_f,
+    "ssam-d": masks.ssam_d,
     "bisam-tanh": partial(bisam, "bisam-tanh", ("bisam-tanh:mu=1", "bisam-tanh", "bisam-tanh:alpha=1")),
     "bisam-log": partial(bisam, "bisam-log", ("bisam-log:mu=0.3", "bisam-log", "bisam-log:mu=10")),
     "vasso": vasso,
@@ -225,6 +229,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "looksam": partial(valley.some_steps, "looksam", "looksam:rho=0.2", "every fifth step perturbs, the others reuse"),
     "ae-sam": partial(valley.large_gradients, "ae-sam", "ae-sam:rho=0.2"),
     "ae-looksam": partial(valley.large_gradients, "ae-looksam", "ae-looksam:rho=0.2"),
+    "saf": teachers.saf,
+    "mesa": teachers.mesa,
 }
 
 

@@ -142,20 +142,23 @@ def small_network() -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     return model, (inputs, targets)
 
 
-def probe(opt: str, model: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[dict[str, float], float]:
+def probe(opt: str, model: nn.Module, batch: tuple[Tensor, Tensor], seed: int = 0) -> tuple[dict[str, float], float]:
     """Return the length of a recipe's perturbation on every tensor, and the loss there, without moving."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     seen: list[tuple[dict[str, float], float]] = []
 
     def write_down(_: nn.Module, __: object, outputs: Tensor) -> None:
+        if len(outputs) < len(batch[1]):  # a look at a few samples, for a mask
+            return
         lengths = {name: float((p.detach() - weights[name]).norm()) for name, p in model.named_parameters()}
         seen.append((lengths, float(nn.functional.cross_entropy(outputs.detach(), batch[1]))))
 
     hook = model.register_forward_hook(write_down)
     base = torch.optim.SGD(model.parameters(), lr=0.0)
-    sharpkit.SharpnessAware(model, base, opt, loss=nn.functional.cross_entropy).step(batch)
+    loss = nn.functional.cross_entropy
+    sharpkit.SharpnessAware(model, base, opt, loss=loss, seed=seed, steps_per_epoch=1).step(batch)
     hook.remove()
-    return seen[1]
+    return seen[-1]
 
 
 def map_of(axes: Axes, surface: Surface, width: tuple[float, float], height_: tuple[float, float]) -> None:
