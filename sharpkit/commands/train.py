@@ -233,9 +233,7 @@ def _warnings(counters: dict[str, float]) -> list[str]:
     }
     warnings = [f"{counters[name]:g} {text}" for name, text in told.items() if counters[name]]
     if counters.get("auxiliary") == 0:
-        warnings.append(
-            "no epoch was late enough for the recipe to add to the loss; give :start=0, say, or more epochs"
-        )
+        warnings.append("no epoch was late enough for the recipe to add to the loss; give :start=0 or more epochs")
     return warnings
 
 

@@ -13,12 +13,14 @@ class Memory:
     """Named plain values (numbers, tensors, lists and dicts of them) that outlive a step.
 
     What a step writes is kept only when the step succeeds, so a step that raises leaves no trace. A value must be
-    replaced, not changed in place, and must not share storage with the gradient handed to the base optimizer.
+    replaced, not changed in place, and must not share storage with the gradient handed to the base optimizer. A table
+    that is too large to be replaced at every step is changed row by row with `write`.
     """
 
     def __init__(self) -> None:
         self._kept: dict[str, Any] = {}
         self._staged: dict[str, Any] = {}
+        self._writes: list[tuple[str, tuple[Any, ...], Any]] = []
 
     def __contains__(self, key: str) -> bool:
         return key in self._staged or key in self._kept
@@ -39,14 +41,22 @@ class Memory:
         """Return a value as it was before this step, None where there was none."""
         return self._kept.get(key)
 
+    def write(self, key: str, place: tuple[Any, ...], values: Any) -> None:
+        """Have `table[place] = values` done when the step succeeds."""
+        self._writes.append((key, place, values))
+
     def commit(self) -> None:
         """Keep what has been written since the last commit."""
         self._kept.update(self._staged)
+        for key, place, values in self._writes:
+            self._kept[key][place] = values
         self._staged.clear()
+        self._writes.clear()
 
     def roll_back(self) -> None:
         """Forget what has been written since the last commit."""
         self._staged.clear()
+        self._writes.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of every kept value."""
@@ -55,7 +65,7 @@ class Memory:
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Replace every value by stored ones, tensors on the given device."""
         self._kept = {key: map_tensors(lambda t: t.to(device, copy=True), value) for key, value in state.items()}
-        self._staged = {}
+        self.roll_back()
 
 
 class Drawer:
@@ -86,6 +96,10 @@ class Drawer:
     def kept(self, key: str) -> Any:
         """Return a value as it was before this step, None where there was none."""
         return self._memory.kept(self._prefix + key)
+
+    def write(self, key: str, place: tuple[Any, ...], values: Any) -> None:
+        """Have `table[place] = values` done when the step succeeds."""
+        self._memory.write(self._prefix + key, place, values)
 
     def of_shards(self, key: str, count: int) -> list[Any]:
         """Return what the first `count` shards kept under a key before this step."""

@@ -190,8 +190,10 @@ class SharpnessAware:
             clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
             dropped = self._precision.scaled and self._overflowed()
             if not dropped:
+                self._show(whole, clean)
                 self._move(update)
-                self._remember(whole, clean)
+                if self.rule.auxiliary is not None:
+                    self.rule.auxiliary.moved(whole)
                 self._memory.commit()
         except BaseException:
             self._undo(*before)
@@ -246,11 +248,11 @@ class SharpnessAware:
         there = step.at(epsilon, rule.rows.select(step, epsilon))
         return rule.descent.perturbed(step, there)
 
-    def _remember(self, whole: Step, clean: Point) -> None:
-        """Show the auxiliary loss what the step saw."""
+    def _show(self, whole: Step, clean: Point) -> None:
+        """Show the auxiliary loss what the clean pass gave."""
         if self.rule.auxiliary is not None:
             assert clean.outputs is not None
-            self.rule.auxiliary.remember(whole, clean.outputs)
+            self.rule.auxiliary.see(whole, clean.outputs)
 
     def _move(self, update: Vec) -> None:
         """Clip the update and let the base optimizer step with it."""

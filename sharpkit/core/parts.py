@@ -36,6 +36,13 @@ class Never(Gate):
 
 
 @dataclass(frozen=True)
+class Idle(Never):
+    """Do not perturb, unless the rule is joined with one that does."""
+
+    yields: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class Every(Gate):
     """Perturb when t mod k = 0 (LookSAM: Liu et al. 2022, Algorithm 1).
 

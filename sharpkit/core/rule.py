@@ -101,7 +101,7 @@ class Rule:
 
     def touched(self, step: Step) -> list[bool] | None:
         """Return which parameters the climbed vector is needed on; None is all."""
-        if not self.masks or any(part.clean_gradient for part in self.parts()):
+        if any(part.clean_gradient for part in self.parts()) or any(mask.ranks(step) for mask in self.masks):
             return None
         chosen = [flags for mask in self.masks if mask.inside and (flags := mask.touched(step)) is not None]
         return [all(flags) for flags in zip(*chosen, strict=True)] if chosen else None
@@ -133,9 +133,9 @@ def _merge(slot: str, a: Rule, b: Rule) -> Any:
 
 
 def _beside(rule: Rule, other: Rule) -> Rule:
-    """Return the rule without its gate where all it does is to add to the loss, and the other perturbs."""
-    gives_way = rule.never and rule.auxiliary is not None and not other.never
-    return replace(rule, gate=None) if gives_way else rule
+    """Return the rule without its gate where that gives way to the other's."""
+    yields = [r.gate is not None and r.gate.yields for r in (rule, other)]
+    return replace(rule, gate=None) if yields == [True, False] else rule
 
 
 def _intersect(a: Rule, b: Rule) -> tuple[Mask, ...]:
@@ -166,4 +166,4 @@ def _claim(rule: Rule) -> int:
         return 3
     if rule.metric is not None or rule.masks:
         return 2
-    return 1 if rule.stated() - {"gate", "radius"} else 0
+    return 1 if rule.stated() - {"gate", "radius", "auxiliary"} else 0

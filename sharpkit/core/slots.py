@@ -40,6 +40,8 @@ class Gate(Part, ABC):
     """Perturb on this step? Asked once a step, also where the batch is cut into shards."""
 
     never: ClassVar[bool] = False
+    yields: ClassVar[bool] = False
+    """Whether it gives way to the gate of whatever its rule joins, plain SAM's included."""
 
     @abstractmethod
     def perturbs(self, step: Step) -> bool:
@@ -101,6 +103,10 @@ class Mask(Part, ABC):
     def apply(self, step: Step, v: Vec) -> Vec:
         """Return v with the entries that are not perturbed set to zero."""
 
+    def ranks(self, step: Step) -> bool:
+        """Return whether on this step it looks at all of the climbed vector."""
+        return False
+
     def touched(self, step: Step) -> list[bool] | None:
         """Return which parameters it may leave anything of, known before any pass; None is all.
 
@@ -125,8 +131,11 @@ class Auxiliary(Part, ABC):
         """Return what is added to the loss of every sample, (B,)."""
 
     @abstractmethod
-    def remember(self, whole: Step, outputs: Tensor) -> None:
-        """See the outputs (B, ...) of the clean pass, when the base optimizer has moved."""
+    def see(self, whole: Step, outputs: Tensor) -> None:
+        """See the outputs (B, ...) of the clean pass, before the base optimizer moves."""
+
+    def moved(self, whole: Step) -> None:
+        """See where the base optimizer has moved."""
 
 
 class Radius(Part, ABC):

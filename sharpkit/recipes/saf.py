@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sharpkit.core import vec
-from sharpkit.core.parts import Never
+from sharpkit.core.parts import Idle
 from sharpkit.core.rule import Rule
 from sharpkit.core.slots import Auxiliary, Need
 from sharpkit.core.step import Step
@@ -19,7 +19,6 @@ from sharpkit.errors import UsageError, check_range
 
 _RECORD = "saf.record"
 _WRITTEN = "saf.epochs"
-_LATEST = "saf.latest"
 _WEIGHTS = "mesa.weights"
 _BUFFERS = "mesa.buffers"
 
@@ -50,8 +49,7 @@ class Distilled(Auxiliary):
         Raises:
             UsageError: If the outputs are not (B, C).
         """
-        if outputs.dim() != 2:
-            raise UsageError(f"saf and mesa need logits (B, C), the outputs have {outputs.dim()} axes", "use sam")
+        _check_logits(outputs)
         earlier, weights = reference
         target = functional.log_softmax(earlier.to(outputs.dtype) / self.tau, dim=1)
         own = functional.log_softmax(outputs / self.tau, dim=1)
@@ -76,36 +74,25 @@ class Recorded(Distilled):
 
     def reference(self, whole: Step) -> Tree | None:
         """Return the recorded outputs (B, C) and which samples have some, (B,)."""
-        self._file(whole)
-        epoch = whole.clock.epoch
+        epoch, rows = whole.clock.epoch, self._rows(whole)
         if epoch <= self.start or epoch < self.lag or _RECORD not in whole.shared:
             return None
-        rows, slot = self._rows(whole), (epoch - self.lag) % (self.lag + 1)
+        slot = (epoch - self.lag) % (self.lag + 1)
         written = whole.shared[_WRITTEN][slot, rows] == epoch - self.lag
         return whole.shared[_RECORD][slot, rows], written
 
-    def remember(self, whole: Step, outputs: Tensor) -> None:
-        """Keep this step's outputs; they are filed when the next step begins."""
-        whole.shared[_LATEST] = [whole.clock.epoch, self._rows(whole), outputs.clone()]
-
-    def _file(self, whole: Step) -> None:
-        """Write the outputs of the step before into the table, in place.
-
-        A table of all samples is too large to be replaced at every step. Writing again what a kept step recorded
-        changes nothing, so a step that raises leaves the same table as one that was never begun.
-        """
-        latest = whole.shared.get(_LATEST)
-        if latest is None:
-            return
-        epoch, rows, outputs = latest
+    def see(self, whole: Step, outputs: Tensor) -> None:
+        """Record this step's outputs."""
+        _check_logits(outputs)
         if _RECORD not in whole.shared:
             assert whole.samples is not None
             size = (self.lag + 1, whole.samples)
             whole.shared[_RECORD] = outputs.new_zeros(*size, outputs.shape[1])
             whole.shared[_WRITTEN] = torch.full(size, -1, dtype=torch.int32, device=outputs.device)
-        slot = epoch % (self.lag + 1)
-        whole.shared[_RECORD][slot, rows] = outputs
-        whole.shared[_WRITTEN][slot, rows] = epoch
+        epoch = whole.clock.epoch
+        place = epoch % (self.lag + 1), self._rows(whole)
+        whole.shared.write(_RECORD, place, outputs.clone())
+        whole.shared.write(_WRITTEN, place, epoch)
 
     def _rows(self, whole: Step) -> Tensor:
         indices, count = whole.batch().indices, whole.samples
@@ -124,14 +111,14 @@ class Taught(Distilled):
     """The reference is what a moving average of the weights says, in evaluation mode.
 
     Args:
-        decay: Weight of the past in the average, in [0, 1).
+        decay: Weight of the past in the average, in [0, 1].
     """
 
     decay: float = 0.9998
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_range("decay", self.decay, 0, 1, open_high=True)
+        check_range("decay", self.decay, 0, 1)
 
     def reference(self, whole: Step) -> Tree | None:
         """Return the average model's outputs (B, C) and ones (B,)."""
@@ -140,9 +127,14 @@ class Taught(Distilled):
         if whole.clock.epoch <= self.start:
             return None
         outputs = whole.outputs_with(whole.shared[_WEIGHTS], whole.shared[_BUFFERS])
+        _check_logits(outputs)
         return outputs, torch.ones_like(outputs[:, 0])
 
-    def remember(self, whole: Step, outputs: Tensor) -> None:
+    def see(self, whole: Step, outputs: Tensor) -> None:
+        """Refuse outputs that are no logits before anything moves."""
+        _check_logits(outputs)
+
+    def moved(self, whole: Step) -> None:
         """Move the average towards the new weights and buffers; counters are copied."""
         weights, buffers = whole.shared[_WEIGHTS], whole.shared[_BUFFERS]
         whole.shared[_WEIGHTS] = vec.lerp(weights, [p.detach() for p in whole.params], 1 - self.decay)
@@ -150,6 +142,11 @@ class Taught(Distilled):
             torch.lerp(old, new, 1 - self.decay) if new.is_floating_point() else new
             for old, new in zip(buffers, whole.buffers(), strict=True)
         ]
+
+
+def _check_logits(outputs: Tensor) -> None:
+    if outputs.dim() != 2:
+        raise UsageError(f"saf and mesa need logits (B, C), the outputs have shape {tuple(outputs.shape)}", "use sam")
 
 
 def saf(lam: float = 0.3, tau: float = 5.0, lag: int = 3, start: int = 5) -> Rule:
@@ -170,7 +167,7 @@ def saf(lam: float = 0.3, tau: float = 5.0, lag: int = 3, start: int = 5) -> Rul
     Raises:
         UsageError: If a value is out of range.
     """
-    return Rule("saf", gate=Never(), auxiliary=Recorded(lam, tau, start, lag))
+    return Rule("saf", gate=Idle(), auxiliary=Recorded(lam, tau, start, lag))
 
 
 def mesa(lam: float = 0.3, tau: float = 5.0, decay: float = 0.9998, start: int = 5) -> Rule:
@@ -184,10 +181,10 @@ def mesa(lam: float = 0.3, tau: float = 5.0, decay: float = 0.9998, start: int =
     Args:
         lam: Weight of the divergence; 0.3 in the authors' code, 0.8 in its ImageNet script.
         tau: Temperature.
-        decay: Weight of the past in the average, in [0, 1).
+        decay: Weight of the past in the average, in [0, 1]; 1 keeps the weights of the start.
         start: The last epoch without the divergence, counted from 0; -1 for none.
 
     Raises:
         UsageError: If a value is out of range.
     """
-    return Rule("mesa", gate=Never(), auxiliary=Taught(lam, tau, start, decay))
+    return Rule("mesa", gate=Idle(), auxiliary=Taught(lam, tau, start, decay))

@@ -83,9 +83,9 @@ class SparseMask(Mask):
         step.shared[f"{self.key}.churn"] = 0.0 if before is None else _entries(changed, step.params) / total
         step.shared[f"{self.key}.period"] = self._period(step)
 
-    def touched(self, step: Step) -> list[bool] | None:
-        """Return which parameters the mask leaves anything of; None where it is about to change."""
-        return None if self.due(step) else step.shared[f"{self.key}.touched"]
+    def touched(self, step: Step) -> list[bool]:
+        """Return which parameters the mask leaves anything of."""
+        return step.shared[f"{self.key}.touched"]
 
     def _period(self, step: Step) -> int:
         return step.clock.epoch // self.tm if self.tm else 0
@@ -109,6 +109,7 @@ class FisherMask(SparseMask):
     mask: FisherOrRandom = "fisher"
     fisher_mode: FisherMode = "eval"
     key: ClassVar[str] = "ssam-f"
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "steps_per_epoch"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,6 +153,10 @@ class DynamicMask(SparseMask):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range("alpha", self.alpha, 0, 1)
+
+    def ranks(self, step: Step) -> bool:
+        """Return whether this step makes a new mask from the climbed vector."""
+        return self.due(step)
 
     def apply(self, step: Step, v: Vec) -> Vec:
         """Exchange entries if it is time, and return v with zeros outside the mask."""

@@ -5,11 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from sharpkit.core.fisher import squared_gradients
 from torch import nn
 from torch.nn import functional as F
 
 from sharpkit import Batch, Supervised
+from sharpkit.core.fisher import squared_gradients
 from tests.core.support import bits, drawn, net, numbered, sharp
 from tests.reference.ssam_f import largest, units
 

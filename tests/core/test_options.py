@@ -1,6 +1,7 @@
 """Weight decay that is part of the loss, and radii that change over the run."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -85,15 +86,22 @@ def test_no_decay_changes_no_bit(rule):
 
 @pytest.mark.parametrize("rule", ["sam", "gnp", "sampa"])
 def test_decay_is_added_once_however_many_micro_batches(rule):
-    ends = [end(rule, loss_decay=0.2, accumulate=n).state_dict() for n in (1, 3)]
+    base = partial(torch.optim.SGD, **MOMENTUM)
+    ends = [end(rule, base=base, loss_decay=0.2, accumulate=n).state_dict() for n in (1, 3)]
     torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
 
 
 def test_the_reported_loss_is_the_tasks():
     model = net()
     x, y = batch()
-    expected = float(F.cross_entropy(model(x), y))
-    assert float(sharp("sam", model, loss_decay=5.0).step((x, y)).loss) == pytest.approx(expected, abs=1e-14)
+    expected = F.cross_entropy(model(x), y).item()
+    base = torch.optim.SGD(model.parameters(), **MOMENTUM)
+    assert float(sharp("sam", model, base, loss_decay=5.0).step((x, y)).loss) == pytest.approx(expected, abs=1e-14)
+
+
+def test_decay_in_the_loss_and_in_the_base_optimizer_is_refused():
+    with pytest.raises(UsageError, match=r"loss_decay is 0\.2, and the base optimizer decays.*weight_decay=0"):
+        sharp("sam", net(), loss_decay=0.2)
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])

@@ -1,6 +1,7 @@
 """Loss and accuracy against a mean written out, and the sums a run keeps."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,20 +96,39 @@ def test_means_weigh_samples_and_the_window_weighs_steps():
     assert records.collect() is None
     assert records.mean_loss() == pytest.approx((2.0 * 8 + 1.0 * 2) / 10)
     assert records.accuracy() == pytest.approx(5 / 10)
-    assert records.take_window() == pytest.approx(1.5)
-    assert math.isnan(records.take_window())
+    assert records.take_window() == {"loss": pytest.approx(1.5)}
+    assert math.isnan(records.take_window()["loss"])
 
 
 def test_nothing_seen_is_no_number():
     records = Records()
     assert records.collect() is None
-    assert all(math.isnan(v) for v in (records.mean_loss(), records.accuracy(), records.take_window()))
+    assert all(math.isnan(v) for v in (records.mean_loss(), records.accuracy(), records.take_window()["loss"]))
 
 
 def test_dropped_steps_do_not_count():
     records = noted((2.0, 3, 8), (math.inf, 8, 8, True), (math.nan, 8, 8, True))
     assert records.collect() is None
-    assert (records.mean_loss(), records.accuracy(), records.take_window()) == (2.0, 3 / 8, 2.0)
+    assert (records.mean_loss(), records.accuracy(), records.take_window()) == (2.0, 3 / 8, {"loss": 2.0})
+
+
+def test_what_steps_note_is_averaged_over_those_that_do_and_is_finite():
+    notes = [{"a": 1.0}, {"a": 3.0, "b": math.inf}, {"b": 5.0}, {}]
+    records = Records()
+    for number, noted_by_step in enumerate(notes[:2], 1):
+        given, batch = report(1.0, 1, 2)
+        records.add(number, replace(given, notes={k: torch.tensor(v) for k, v in noted_by_step.items()}), batch)
+    records.collect()
+    assert records.take_window() == {"loss": 1.0, "a": 2.0}
+    resumed = Records.of(records.state_dict())
+    for each in (records, resumed):
+        for number, noted_by_step in enumerate(notes[2:], 3):
+            given, batch = report(1.0, 1, 2)
+            each.add(number, replace(given, notes={k: torch.tensor(v) for k, v in noted_by_step.items()}), batch)
+        each.collect()
+        assert each.notes.values() == {"a": 2.0, "b": 5.0}
+        assert each.take_window() == {"loss": 1.0, "b": 5.0}
+    assert records.next_epoch(3.0).notes.values() == {}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -121,7 +141,7 @@ def test_the_first_loss_that_is_not_finite_is_named(bad):
 def test_stored_sums_go_on():
     whole, first = noted((2.0, 3, 8), (1.0, 2, 2)), noted((2.0, 3, 8))
     first.collect()
-    second = Records(**first.state_dict())
+    second = Records.of(first.state_dict())
     second.add(2, *report(1.0, 2, 2))
     whole.collect()
     second.collect()
