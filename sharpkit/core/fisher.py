@@ -42,7 +42,7 @@ def squared_gradients(model: nn.Module, task: Task, params: Sequence[Tensor], ba
     """
     buffers = Buffers.of(model)
     try:
-        with evaluating(model):
+        with evaluating(model), torch.no_grad():
             total = _sum(model, task, params, batch)
     finally:
         buffers.put_back()
