@@ -20,7 +20,6 @@ from importlib.metadata import version
 
 import pytorch_optimizer
 import torch
-from nets import images, resnet18
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,6 +29,14 @@ from sharpkit.models import MODELS
 
 RHO, LR, MOMENTUM, DECAY = 0.05, 0.01, 0.9, 5e-4
 StepFunction = Callable[[Tensor, Tensor], object]
+
+
+def images(batch: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
+    """Return random images (B, C, H, W) and classes (B,)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, channels, side, side, generator=generator), torch.randint(
+        0, 10, (batch,), generator=generator
+    )
 
 
 def base_of(model: nn.Module) -> torch.optim.Optimizer:
@@ -155,7 +162,8 @@ def main() -> None:
         report("small CNN, digits, batch 128", measure(MODELS["cnn"]((1, 8, 8), 10), images(128, 1, 8), options.rounds))
     if options.only != "cnn":
         title = f"ResNet-18 (11.2 M parameters), 32x32, batch {options.resnet_batch}"
-        report(title, measure(resnet18(), images(options.resnet_batch, 3, 32), max(4, options.rounds // 4)))
+        model = MODELS["resnet18"]((3, 32, 32), 10)
+        report(title, measure(model, images(options.resnet_batch, 3, 32), max(4, options.rounds // 4)))
 
 
 if __name__ == "__main__":

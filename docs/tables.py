@@ -1,4 +1,4 @@
-"""Write the tables that the code itself knows: the recipes, the presets, and the options of `sharpkit train`."""
+"""Write the tables that the code itself knows: recipes, models, presets and the options of `sharpkit train`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from sharpkit.cli.options import PANELS, flag
 from sharpkit.engine.config import options
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.published import Values
+from sharpkit.models import MODELS
+from sharpkit.models import describe as of_model
 from sharpkit.recipes.describe import describe
 
 
@@ -18,6 +20,7 @@ def write_all(folder: Path) -> None:
     """Write every table as a Markdown file to be included."""
     folder.mkdir(exist_ok=True)
     (folder / "recipes.md").write_text(recipes(), encoding="utf-8")
+    (folder / "models.md").write_text(models(), encoding="utf-8")
     (folder / "options.md").write_text(train_options(), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
 
@@ -30,6 +33,13 @@ def recipes() -> str:
         slots = ", ".join(f"`{slot}`" for slot in said.slots)
         rows.append((f"[`{name}`]({name}.md)", said.what, slots, said.cost))
     return table(("recipe", "what it does", "slots it states", "cost"), rows)
+
+
+def models() -> str:
+    """Return a row for every model: what it is, its parameters and its source."""
+    told = {name: of_model.describe(builder) for name, builder in MODELS.items()}
+    rows = [(f"`{name}`", said.what, f"{said.parameters:,}", said.source) for name, said in told.items()]
+    return table(("model", "what it is", "parameters", "source"), rows)
 
 
 def train_options() -> str:

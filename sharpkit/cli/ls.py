@@ -60,9 +60,12 @@ def _opts(*, brief: bool) -> Table:
 def _described(what: str) -> Table:
     from sharpkit.data import DATASETS
     from sharpkit.models import MODELS
+    from sharpkit.models.describe import describe
 
-    table = MODELS if what == "models" else DATASETS
-    return ("name", "what it is"), [(name, _first_line(builder)) for name, builder in table.items()]
+    if what == "models":
+        told = [(name, describe(builder)) for name, builder in MODELS.items()]
+        return ("name", "parameters", "what it is"), [(name, str(d.parameters), d.what) for name, d in told]
+    return ("name", "what it is"), [(name, _first_line(loader)) for name, loader in DATASETS.items()]
 
 
 def _presets(*, brief: bool) -> Table:

@@ -54,7 +54,9 @@ class TrainConfig:
     val_frac: float = option(0.1, "Fraction of the training data held out for validation.")
     augment: Literal["auto", "none", "basic", "cutout"] = option("auto", "Augmentation of training images.")
     limit: int | None = option(None, "Use only so many training samples.", shown="all")
-    model: str = option("auto", "Model: a name from `sharpkit ls models`, or file.py:function.")
+    model: str = option(
+        "auto", "Model: a name from `sharpkit ls models`, torchvision:NAME, timm:NAME or file.py:function."
+    )
     init: str | None = option(None, "Start from the weights of this checkpoint.", shown="random")
     epochs: int = option(20, "Passes over the training data.")
     batch_size: int = option(128, "Samples a step.", "-b")

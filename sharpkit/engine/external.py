@@ -119,8 +119,14 @@ def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
 
 
-def choose(name: str, table: Mapping[str, T], what: str) -> T:
+def choose(name: str, table: Mapping[str, T], what: str, more: str = "or file.py:function") -> T:
     """Return an entry of a table of names.
+
+    Args:
+        name: As the user gave it.
+        table: What is known by name.
+        what: What to call the entries in messages.
+        more: What else is allowed, at the end of the list.
 
     Raises:
         UsageError: If there is none of that name.
@@ -129,7 +135,7 @@ def choose(name: str, table: Mapping[str, T], what: str) -> T:
         return table[name]
     close = difflib.get_close_matches(name, table, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
-    raise UsageError(f"unknown {what} {name!r}", f"{guess}allowed: {', '.join(table)}, or file.py:function")
+    raise UsageError(f"unknown {what} {name!r}", f"{guess}allowed: {', '.join(table)}, {more}")
 
 
 def _member(module: ModuleType, name: str, where: str) -> Any:

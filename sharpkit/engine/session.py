@@ -25,6 +25,7 @@ from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
+from sharpkit.models.libraries import from_library
 from sharpkit.recipes.grammar import parse
 
 
@@ -176,10 +177,11 @@ def load_dataset(name: str) -> Dataset:
 
 
 def build_model(name: str, dataset: Dataset) -> nn.Module:
-    """Return a model by name or from the user's function.
+    """Return a model by name, of a library, or from the user's function.
 
     Raises:
-        InputError: If the user's function returns no module.
+        UsageError: If there is no model of that name, or it does not take such inputs.
+        InputError: If the user's function returns no module, or the library cannot be used.
     """
     if external.is_file_reference(name):
         function: Callable[..., Any] = external.from_file(name)
@@ -189,7 +191,9 @@ def build_model(name: str, dataset: Dataset) -> nn.Module:
                 f"{name} returned {type(model).__name__}, allowed is a torch.nn.Module", "return the model"
             )
         return model
-    return external.choose(name, MODELS, "model")(dataset.shape, dataset.classes)
+    more = "torchvision:NAME, timm:NAME or file.py:function"
+    builder = from_library(name) or external.choose(name, MODELS, "model", more)
+    return builder(dataset.shape, dataset.classes)
 
 
 def display_name(name: str) -> str:

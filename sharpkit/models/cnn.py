@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from sharpkit.errors import UsageError
+from sharpkit.models.blocks import image_channels
 
 
 def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -21,9 +21,7 @@ def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
     Raises:
         UsageError: If the inputs are no images.
     """
-    if len(shape) != 3:
-        raise UsageError(f"the model cnn needs images (C, H, W), the data have shape {shape}", "use --model mlp")
-    channels = (shape[0], 32, 32, 64, 64)
+    channels = (image_channels("cnn", shape), 32, 32, 64, 64)
     layers: list[nn.Module] = []
     for i, (before, after) in enumerate(pairwise(channels)):
         layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]

@@ -1,4 +1,4 @@
-"""Shapes and sizes of the packaged models by hand."""
+"""Shapes and sizes of the two small models by hand."""
 
 import pytest
 import torch
@@ -59,14 +59,14 @@ def test_the_cnn_needs_images(shape):
         MODELS["cnn"](shape, 10)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
 def test_inputs_of_another_shape_are_refused_by_torch(name):
     model = MODELS[name]((1, 8, 8), 10)
     with pytest.raises(RuntimeError):
         model(torch.randn(2, 3, 9, 9))
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", ["cnn", "mlp"])
 def test_initial_weights_follow_the_global_seed(name):
     weights = []
     for seed in (0, 0, 1):
