@@ -7,6 +7,7 @@ counting of samples happen here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -18,6 +19,7 @@ from sharpkit.core.comm import Comm
 from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import RandomState
+from sharpkit.core.rows import SomeRows, can_see_into
 from sharpkit.core.task import Batch, Task, Tree
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Closure, Cost, Evaluation, Work
@@ -28,6 +30,9 @@ Objective = Callable[[Tensor, Batch], Tensor]
 
 AuxiliaryLoss = Callable[[Tensor, Tree], Tensor]
 """`(outputs, reference) -> (B,)`: what is added to the task's per-sample losses."""
+
+Touched = bool | Tensor
+"""Whether a parameter's gradient is wanted, or on which of its rows (r,): the slices along its first axis."""
 
 Role = Literal["clean", "perturbed"]
 """Whether a pass is the step's clean one, which may update the model's buffers, or another."""
@@ -89,7 +94,7 @@ class Oracle:
         work: Work,
         role: Role,
         objectives: Sequence[Objective | None] = (None,),
-        only: Sequence[bool] | None = None,
+        only: Sequence[Touched] | None = None,
     ) -> Evaluation:
         """Compute the mean loss and the gradients of the given objectives from one forward pass.
 
@@ -98,7 +103,7 @@ class Oracle:
             role: Whether this is the step's clean pass.
             objectives: Per-sample losses to differentiate the mean of; None is the task's own; without any, the
                 pass is forward only.
-            only: The parameters to differentiate by, the others' gradients are zero; None is all.
+            only: The parameters, or rows of them, to differentiate by, the other gradients are zero; None is all.
 
         Raises:
             UsageError: If a closure is asked for more than the gradient of its own loss.
@@ -147,7 +152,7 @@ class Oracle:
         return work.randomness
 
     def _run_batch(
-        self, batch: Batch, objectives: Sequence[Objective | None], only: Sequence[bool] | None
+        self, batch: Batch, objectives: Sequence[Objective | None], only: Sequence[Touched] | None
     ) -> Evaluation:
         size = batch.size
         losses: list[Tensor] = []
@@ -155,7 +160,7 @@ class Oracle:
         sums: list[Vec] = []
         reached = [False] * len(self._params)
         for piece in batch.split(self._accumulate):
-            with torch.set_grad_enabled(bool(objectives)), self._precision.autocast():
+            with torch.set_grad_enabled(bool(objectives)), self._precision.autocast(), self._some_rows(only):
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
                 _check_shapes(out, own, piece.size)
@@ -175,6 +180,12 @@ class Oracle:
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
         seen = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return Evaluation(joined.mean(), joined, seen, sums, reached)
+
+    def _some_rows(self, only: Sequence[Touched] | None) -> AbstractContextManager[object]:
+        rows = {
+            id(p): chosen for p, chosen in zip(self._params, only or (), strict=False) if isinstance(chosen, Tensor)
+        }
+        return SomeRows(rows) if rows and can_see_into(self._model) else nullcontext()
 
     def _with_auxiliary(self, own: Tensor, outputs: Tensor, reference: Tree) -> Tensor:
         assert self._auxiliary is not None
@@ -210,9 +221,9 @@ class Oracle:
         self._settle(grads, reached)
         return Evaluation(loss, None, None, [grads], reached)
 
-    def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool], only: Sequence[bool] | None) -> Vec:
+    def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool], only: Sequence[Touched] | None) -> Vec:
         self._clear()
-        wanted = [p for i, p in enumerate(self._params) if p.requires_grad and (only is None or only[i])]
+        wanted = [p for i, p in enumerate(self._params) if p.requires_grad and (only is None or only[i] is not False)]
         if not wanted:
             return self._take(reached)
         with torch.enable_grad():

@@ -86,7 +86,7 @@ class Gradient(Ascent):
         """Return the gradient, with zeros where no mask leaves anything of it."""
         if step.wants_clean:
             return step.here.gradients(None, step.ascent_loss)[1]  # both from one forward pass
-        if step.touched is None or all(step.touched):
+        if step.touched is None or all(flag is True for flag in step.touched):
             return step.here.gradients(step.ascent_loss)[0]
         return step.here.partial(step.ascent_loss, step.touched)
 

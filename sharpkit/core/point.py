@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpkit.core import vec
-from sharpkit.core.oracle import Objective, Oracle, Role
+from sharpkit.core.oracle import Objective, Oracle, Role, Touched
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Evaluation, Work
 from sharpkit.errors import UsageError
@@ -106,8 +106,8 @@ class Point:
             self._grads.update(zip(missing, self._run(missing).grads, strict=True))
         return tuple(self._grads[o] for o in objectives)
 
-    def partial(self, objective: Objective | None, only: Sequence[bool]) -> Vec:
-        """Return the gradient by some parameters, zeros for the others, whose weight gradients are not computed.
+    def partial(self, objective: Objective | None, only: Sequence[Touched]) -> Vec:
+        """Return the gradient by some parameters or rows, zeros for the others, whose gradients are not computed.
 
         It is not remembered: who asks for the whole gradient later pays for it.
         """
@@ -153,7 +153,7 @@ class Point:
         assert self._evaluation is not None
         return self._evaluation
 
-    def _run(self, objectives: Sequence[Objective | None], only: Sequence[bool] | None = None) -> Evaluation:
+    def _run(self, objectives: Sequence[Objective | None], only: Sequence[Touched] | None = None) -> Evaluation:
         again = self._evaluation is not None
         role: Role = "perturbed" if again else self._role  # a second forward pass must not move buffers twice
         result = displaced(
@@ -191,7 +191,7 @@ class Joint(Point):
         every = [point.gradients(*objectives) for point in self._points]
         return tuple(vec.weighted_sum(list(grads), self._shares) for grads in zip(*every, strict=True))
 
-    def partial(self, objective: Objective | None, only: Sequence[bool]) -> Vec:
+    def partial(self, objective: Objective | None, only: Sequence[Touched]) -> Vec:
         """Return the mean of the shards' partial gradients."""
         return vec.weighted_sum([point.partial(objective, only) for point in self._points], self._shares)
 

@@ -26,6 +26,7 @@ from sharpkit.core.slots import (
 from sharpkit.errors import ConflictError
 
 if TYPE_CHECKING:
+    from sharpkit.core.oracle import Touched
     from sharpkit.core.step import Step
 
 
@@ -99,12 +100,18 @@ class Rule:
         stated = [getattr(self, slot) for slot in SLOTS if slot not in ("masks", "shards")]
         return [part for part in stated if part is not None] + list(self.masks)
 
-    def touched(self, step: Step) -> list[bool] | None:
-        """Return which parameters the climbed vector is needed on; None is all."""
+    def touched(self, step: Step) -> list[Touched] | None:
+        """Return which parameters, or which rows of them, the climbed vector is needed on; None is all."""
         if any(part.clean_gradient for part in self.parts()) or any(mask.ranks(step) for mask in self.masks):
             return None
-        chosen = [flags for mask in self.masks if mask.inside and (flags := mask.touched(step)) is not None]
-        return [all(flags) for flags in zip(*chosen, strict=True)] if chosen else None
+        inside = [mask for mask in self.masks if mask.inside]
+        chosen = [flags for mask in inside if (flags := mask.touched(step)) is not None]
+        if not chosen:
+            return None
+        touched: list[Touched] = [all(flags) for flags in zip(*chosen, strict=True)]
+        for rows in (rows for mask in inside if (rows := mask.rows(step)) is not None):
+            touched = [r if flag is True and r is not None else flag for flag, r in zip(touched, rows, strict=True)]
+        return touched
 
     def wants_clean(self) -> bool:
         """Return whether the descent looks at the task's clean gradient on a step that perturbs."""

@@ -114,6 +114,10 @@ class Mask(Part, ABC):
         """
         return None
 
+    def rows(self, step: Step) -> list[Tensor | None] | None:
+        """Return of which rows (slices along the first axis) it may leave anything of, where it is not all of them."""
+        return None
+
 
 class Auxiliary(Part, ABC):
     """What is added to the task's loss, in every pass?

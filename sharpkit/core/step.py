@@ -15,7 +15,7 @@ from sharpkit.core.base import LookAhead, look_ahead
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.fisher import FisherMode
 from sharpkit.core.memory import Drawer, Memory
-from sharpkit.core.oracle import Objective, Oracle, Role
+from sharpkit.core.oracle import Objective, Oracle, Role, Touched
 from sharpkit.core.point import Point, restored
 from sharpkit.core.slots import Mask
 from sharpkit.core.task import Batch
@@ -104,7 +104,7 @@ class Step:
         self.ascent_loss = around.ascent_loss  # None is the task's own
         self.wants_clean = around.wants_clean  # whether the clean gradient is wanted beside that of the ascent loss
         self.samples = around.samples  # the number of training samples, if known
-        self.touched: list[bool] | None = None  # which parameters the climbed vector is needed on; None is all
+        self.touched: list[Touched] | None = None  # where the climbed vector is needed; None is everywhere
         self.climbed: Vec | None = None  # what the ascent gave, before filter and shape
         self._once: dict[str, Any] = {}
         self.work = work

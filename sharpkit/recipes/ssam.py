@@ -78,6 +78,7 @@ class SparseMask(Mask):
         total = sum(p.numel() for p in step.params)
         step.shared[f"{self.key}.mask"] = mask
         step.shared[f"{self.key}.touched"] = [bool(m.any()) for m in mask]
+        step.shared[f"{self.key}.rows"] = [_rows(m) for m in mask]
         step.shared[f"{self.key}.density"] = _entries(mask, step.params) / total
         changed = mask if before is None else [a ^ b for a, b in zip(mask, before, strict=True)]
         step.shared[f"{self.key}.churn"] = 0.0 if before is None else _entries(changed, step.params) / total
@@ -87,8 +88,18 @@ class SparseMask(Mask):
         """Return which parameters the mask leaves anything of."""
         return step.shared[f"{self.key}.touched"]
 
+    def rows(self, step: Step) -> list[Tensor | None] | None:
+        """Return the filters that the mask leaves."""
+        return step.shared[f"{self.key}.rows"] if self.structure == "filter" else None
+
     def _period(self, step: Step) -> int:
         return step.clock.epoch // self.tm if self.tm else 0
+
+
+def _rows(mask: Tensor) -> Tensor | None:
+    """Return the rows of a mask of rows, where it is one and not all of them are there."""
+    by_row = mask.dim() > 1 and mask.numel() == mask.shape[0]
+    return torch.nonzero(mask.flatten()).flatten() if by_row and not bool(mask.all()) else None
 
 
 def _entries(mask: Vec, params: Sequence[Tensor]) -> int:
