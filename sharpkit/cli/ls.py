@@ -15,12 +15,13 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 def ls(
     what: Annotated[
-        Literal["opts", "models", "data", "presets"], typer.Argument(help="opts, models, data or presets.")
+        Literal["opts", "unions", "models", "data", "presets"],
+        typer.Argument(help="opts, unions, models, data or presets."),
     ] = "opts",
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """List the optimizers, models, data sets or presets that can be named.
+    """List the optimizers, their unions, models, data sets or presets that can be named.
 
     Example: sharpkit ls opts
     """
@@ -35,6 +36,8 @@ def _table(what: str, *, brief: bool) -> Table:
     """Return header and rows; a person gets the columns that fit a terminal."""
     if what == "presets":
         return _presets(brief=brief)
+    if what == "unions":
+        return _unions(brief=brief)
     return _opts(brief=brief) if what == "opts" else _described(what)
 
 
@@ -53,8 +56,33 @@ def _opts(*, brief: bool) -> Table:
     if brief:
         header = ("name", "parameters", "gradients", "what it does")
         return header, [(n, " ".join(d.settings), d.cost.partition(" gradient")[0], d.brief) for n, d in told]
-    header = ("name", "parameters", "slots", "cost", "source", "what it does")
-    return header, [(n, " ".join(d.settings), " ".join(d.slots), d.cost, d.source, d.what) for n, d in told]
+    apart = _apart()
+    header = ("name", "parameters", "slots", "cost", "not with", "source", "what it does")
+    return header, [
+        (n, " ".join(d.settings), " ".join(d.slots), d.cost, " ".join(apart[n]), d.source, d.what) for n, d in told
+    ]
+
+
+def _unions(*, brief: bool) -> Table:
+    """Return a row for every pair with why it is refused, or for a person what each recipe does not join with."""
+    from sharpkit.recipes import RECIPES
+    from sharpkit.recipes.unions import refusals
+
+    if not brief:
+        rows = [(f"{a}+{b}", "no" if why else "yes", why) for (a, b), why in refusals().items()]
+        return ("union", "allowed", "why not"), rows
+    others = len(RECIPES) - 1
+    rows = [(name, str(others - len(apart)), ", ".join(apart) or "-") for name, apart in _apart().items()]
+    return ("name", "joins with", "not with"), rows
+
+
+def _apart() -> dict[str, list[str]]:
+    """Return for every recipe those that it does not join with."""
+    from sharpkit.recipes import RECIPES
+    from sharpkit.recipes.unions import refusals
+
+    refused = [pair for pair, why in refusals().items() if why]
+    return {name: [b if a == name else a for a, b in refused if name in (a, b)] for name in RECIPES}
 
 
 def _described(what: str) -> Table:

@@ -103,10 +103,24 @@ def _linear(layer: nn.Module, a: Tensor, d: Tensor) -> Squared:
 
 def _convolution(layer: nn.Module, a: Tensor, d: Tensor) -> Squared:
     layer = cast("nn.Conv2d", layer)
-    padding = cast("tuple[int, ...]", layer.padding)
-    patches = functional.unfold(a, layer.kernel_size, layer.dilation, padding, layer.stride)
-    d = d.flatten(2)
-    return _with_bias(layer.weight, _squared_products(d, patches.transpose(1, 2)), layer.bias, d)
+    height, width = d.shape[2:]
+    squared = _squared_products(d.flatten(2), _patches(a, layer, height, width))
+    by_place = squared.view(layer.out_channels, *layer.kernel_size, layer.in_channels)
+    return _with_bias(layer.weight, by_place.permute(0, 3, 1, 2), layer.bias, d.flatten(2))
+
+
+def _patches(a: Tensor, layer: nn.Conv2d, height: int, width: int) -> Tensor:
+    """Return what every output place sees, (B, height width, kernel height kernel width C).
+
+    With the channels last a row of the kernel is contiguous, which makes this several times faster than unfold.
+    """
+    down, across = cast("tuple[int, int]", layer.padding)
+    padded = functional.pad(a.permute(0, 2, 3, 1), (0, 0, across, across, down, down)).contiguous()
+    sample, row, column, channel = padded.stride()
+    (sy, sx), (dy, dx) = layer.stride, layer.dilation
+    shape = (len(a), height, width, *layer.kernel_size, layer.in_channels)
+    strides = (sample, row * sy, column * sx, row * dy, column * dx, channel)
+    return padded.as_strided(shape, strides).reshape(len(a), height * width, -1)
 
 
 def _batch_norm(layer: nn.Module, a: Tensor, d: Tensor) -> Squared:

@@ -35,11 +35,11 @@ class SomeRows(TorchFunctionMode):
     ) -> Any:
         """Run a call of torch, in our way where it is one of these."""
         given = kwargs or {}
-        if func in _CALLS and len(args) > 1 and id(args[1]) in self._rows and not torch.is_autocast_enabled():
-            result = _CALLS[func](self._rows[id(args[1])], *args, **given)
-            if result is not None:
-                return result
-        return func(*args, **given)
+        weight: Any = next(iter(args[1:]), None)
+        if func not in _CALLS or id(weight) not in self._rows or torch.is_autocast_enabled(weight.device.type):
+            return func(*args, **given)
+        result = _CALLS[func](self._rows[id(weight)], *args, **given)
+        return func(*args, **given) if result is None else result
 
 
 def can_see_into(model: nn.Module) -> bool:

@@ -4,11 +4,13 @@ import json
 import re
 import sys
 import tomllib
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 import torch
 
+from sharpkit.errors import SharpkitError
 from tests.cli.conftest import TINY, plain
 
 COMMON = {"schema", "ok", "command", "version", "args", "seed", "device", "env", "cost", "files", "warnings"}
@@ -202,6 +204,26 @@ def test_ls(sharpkit, terminal):
         assert all(name in shown for name in table)
         assert "│" in shown
     assert sharpkit("ls").stdout == sharpkit("ls", "opts").stdout
+
+
+def test_ls_says_what_combines_with_what(sharpkit, terminal):
+    """Of every pair whether SharpnessAware takes it, and if not, why."""
+    from sharpkit import RECIPES
+    from tests.core.support import net, sharp
+
+    _, *rows = [line.split("\t") for line in sharpkit("ls", "unions").stdout.splitlines()]
+    assert [row[0] for row in rows] == ["+".join(pair) for pair in combinations(RECIPES, 2)]
+    for union, allowed, why in rows:
+        try:
+            sharp(f"{union}:rho=0.1" if set(union.split("+")) - {"sgd", "saf", "mesa"} else union, net("batch-norm"))
+        except SharpkitError:
+            assert (allowed, bool(why)) == ("no", True), union
+        else:
+            assert (allowed, why) == ("yes", ""), union
+    items = {item["name"]: item for item in sharpkit("ls", "opts", "--json").json["items"]}
+    apart = {name: set(item["not with"].split()) for name, item in items.items()}
+    assert {f"{a}+{b}" for a, b in combinations(RECIPES, 2) if b in apart[a]} == {r[0] for r in rows if r[1] == "no"}
+    assert "saf" in plain(terminal("ls", "unions", on=("stdout",)).stdout)
 
 
 def test_version(sharpkit):

@@ -1,8 +1,12 @@
 """What a recipe says it leaves out is not computed: weight gradients, samples, passes."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from sharpkit import SharpnessAware
 from tests.core.support import batch, net, sharp
@@ -97,6 +101,30 @@ def test_a_step_that_is_not_perturbed_costs_one_gradient(rule):
     model.register_forward_pre_hook(lambda *_: passes.append(1))
     report = opt.step(batch(seed=1))
     assert (len(passes), report.forward_samples, report.backward_samples, report.perturbed) == (1, 8, 8, False)
+
+
+@pytest.mark.parametrize("rule", ["ssam-f:sparsity=0.6", "ssam-d:sparsity=0.6:tm=0"])
+@pytest.mark.parametrize("structure", ["filter", "tensor"])
+def test_masks_by_filter_or_tensor_climb_without_the_rest(rule, structure):
+    """Beside gnp, which wants the whole clean gradient, the same mask takes the same steps."""
+    torch.manual_seed(0)
+    made = [nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.Flatten(), nn.Linear(32, 3)]
+    model = nn.Sequential(*made).double()
+    x, y = torch.randn(8, 2, 6, 6, dtype=torch.float64), torch.arange(8) % 3
+    ends, flops = [], []
+    for text in (f"{rule}:structure={structure}", f"{rule}:structure={structure}+gnp"):
+        name, _, settings = text.removesuffix("+gnp").partition(":")
+        union = f"{name}+gnp:gnp.alpha=1:" if text.endswith("+gnp") else f"{name}:"
+        own = copy.deepcopy(model)
+        opt = sharp(f"{union}{settings}:rho=0.5", own)
+        opt.step((x, y))  # the mask is made
+        with FlopCounterMode(display=False) as counter:
+            for _ in range(2):
+                opt.step((x, y))
+        ends.append(own.state_dict())
+        flops.append(counter.get_total_flops())
+    torch.testing.assert_close(*ends, rtol=0, atol=1e-12)
+    assert flops[0] < flops[1]
 
 
 def test_two_gradients_at_one_point_come_from_one_forward_pass():
