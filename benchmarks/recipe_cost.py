@@ -3,8 +3,9 @@
 Every recipe has its own copy of one network and takes blocks of five steps on five batches, in an order that is
 shuffled anew in every round; a block's time is divided by that of SGD in the same round. `work` is what the counted
 samples come to with a forward pass for 1 and a backward pass for 2 of a step's 3 units; FLOPs are those of torch's
-counter, which sees weight gradients that are left out. The learning rate is tiny, so that gradient norms vary as they
-do within an epoch. Masks and averages are made in a block before those that are measured. Run it with
+counter, which sees weight gradients that are left out. Times are the processor's, so that with one thread it matters
+less what else the machine does. The learning rate is tiny, so that gradient norms vary as they
+do within an epoch. Masks and averages are made in a step before those that are measured. Run it with
 
     python benchmarks/recipe_cost.py --rounds 4 --threads 1
 """
@@ -69,8 +70,7 @@ def measure(model: nn.Module, size: int, rounds: int) -> dict[str, Found]:
         optimizers[name] = sharpkit.SharpnessAware(own, base, name, loss=functional.cross_entropy, **options)
     found = {name: Found() for name in names}
     for name, opt in optimizers.items():
-        for batch in batches:
-            opt.step(batch)
+        opt.step(batches[0])
         with FlopCounterMode(display=False) as counter:
             for batch in batches:
                 opt.step(batch)
@@ -83,9 +83,9 @@ def measure(model: nn.Module, size: int, rounds: int) -> dict[str, Found]:
         shuffler.shuffle(names)
         seconds: dict[str, float] = {}
         for name in names:
-            start = time.perf_counter()
+            start = time.process_time()
             reports = [optimizers[name].step(batch) for batch in batches]
-            seconds[name] = time.perf_counter() - start
+            seconds[name] = time.process_time() - start
             units = sum(r.forward_samples + 2 * r.backward_samples for r in reports) / (3 * size)
             found[name].gradients.append(sum(r.gradients for r in reports) / BLOCK)
             found[name].work.append(units / BLOCK)
@@ -122,13 +122,13 @@ def fisher(samples: int, rounds: int) -> None:
         ratios: list[float] = []
         seconds: list[float] = []
         for number in range(rounds + 1):
-            start = time.perf_counter()
+            start = time.process_time()
             squared_gradients(model, task, params, batch)
-            middle = time.perf_counter()
+            middle = time.process_time()
             one_by_one(model, batch)
             if number:
                 seconds.append(middle - start)
-                ratios.append((time.perf_counter() - middle) / seconds[-1])
+                ratios.append((time.process_time() - middle) / seconds[-1])
         low, half, high = statistics.quantiles(ratios, n=4)
         print(f"| {name} | {count} | {half:.1f} | {low:.1f} to {high:.1f} | {1e3 * statistics.median(seconds):.1f} |")
 

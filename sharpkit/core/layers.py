@@ -156,16 +156,19 @@ def _with_bias(weight: Tensor, squared: Tensor, bias: Tensor | None, d: Tensor) 
 
 
 def _squared_products(left: Tensor, right: Tensor) -> Tensor:
-    """Return sum_i (left_i right_i)^2 of (B, m, places) and (B, places, n), a few samples at a time."""
+    """Return sum_i (left_i right_i)^2 of (B, m, places) and (B, places, n), by parts that stay in the cache."""
     rows, columns = left.shape[1], right.shape[2]
     total = left.new_zeros(rows, columns)
-    chunk = max(1, _ENTRIES // (rows * columns))
-    for start in range(0, left.shape[0], chunk):
-        product = torch.bmm(left[start : start + chunk], right[start : start + chunk])
-        if len(product) == 1:
-            total.addcmul_(product[0], product[0])
-        else:
-            total += product.square_().sum(0)
+    height = min(rows, max(1, _ENTRIES // columns))
+    chunk = max(1, _ENTRIES // (height * columns))
+    for top in range(0, rows, height):
+        part, lines = total[top : top + height], left[:, top : top + height]
+        for start in range(0, left.shape[0], chunk):
+            product = torch.bmm(lines[start : start + chunk], right[start : start + chunk])
+            if len(product) == 1:
+                part.addcmul_(product[0], product[0])
+            else:
+                part += product.square_().sum(0)
     return total
 
 
