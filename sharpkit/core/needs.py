@@ -1,12 +1,16 @@
-"""Whether a rule is given what it cannot do without, and what to do where it is not."""
+"""Whether the optimizer is given what it allows, and a rule what it cannot do without; what to do where not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim import Optimizer
+
+from sharpkit.core.base import check_base
+from sharpkit.core.oracle import ROLES
 from sharpkit.core.rule import Rule
-from sharpkit.errors import UsageError
+from sharpkit.errors import UsageError, check_range
 
 _REMEDIES = {
     "batch": "call opt.step((inputs, targets)) instead of opt.step(closure)",
@@ -16,6 +20,27 @@ _REMEDIES = {
     "steps_per_epoch": "give SharpnessAware(..., steps_per_epoch=...)",
     "samples": "give SharpnessAware(..., samples=...), the number of training samples",
 }
+
+
+def check_options(rule: Any, base: Optimizer, bn_stats: str, clip: float | None, loss_decay: float) -> None:
+    """Refuse options that are out of range or contradict each other.
+
+    Raises:
+        UsageError: If one is, or the rule or the base optimizer is of a kind that does not work.
+    """
+    if bn_stats not in ROLES:
+        raise UsageError(f"bn_stats is {bn_stats!r}, allowed are {', '.join(ROLES)}", "use clean")
+    if clip is not None:
+        check_range("clip", clip, 0, open_low=True)
+    check_range("loss_decay", loss_decay, 0)
+    if not isinstance(rule, Rule):
+        raise UsageError(f"rule is {type(rule).__name__}, allowed are a recipe string and a Rule", "use 'sam'")
+    check_base(base)
+    if loss_decay and any(group.get("weight_decay") for group in base.param_groups):
+        raise UsageError(
+            f"loss_decay is {loss_decay:g}, and the base optimizer decays the weights as well",
+            "build the base optimizer with weight_decay=0",
+        )
 
 
 def check_needs(rule: Rule, given: Mapping[str, Any]) -> None:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
-from typing import Any, Literal, cast, get_args
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpkit.core import vec
-from sharpkit.core.base import check_base, check_unchanged, owners, trainable
+from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm, SingleProcess
-from sharpkit.core.memory import Memory
-from sharpkit.core.needs import check_needs
-from sharpkit.core.oracle import Oracle, Replay, Role
+from sharpkit.core.needs import check_needs, check_options
+from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
 from sharpkit.core.parts import Always, Climbed, Constant, Gradient, SameBatch, number_of_shards
 from sharpkit.core.point import Joint, Point
 from sharpkit.core.precision import Mode, Precision
@@ -25,19 +23,12 @@ from sharpkit.core.radius import RadiusSchedule, scheduled
 from sharpkit.core.report import StepReport, Totals, report_of
 from sharpkit.core.rule import Rule
 from sharpkit.core.shape import perturbation
+from sharpkit.core.state import State
 from sharpkit.core.step import Clock, Draw, Step, Surroundings
 from sharpkit.core.task import Batch, LossFunction, Task, as_task
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Closure, Cost, Work
-from sharpkit.errors import InputError, UsageError, check_range
-
-BatchNormStatistics = Literal["clean", "perturbed", "both"]
-
-_ROLES: dict[str, frozenset[Role]] = {
-    "clean": frozenset({"clean"}),
-    "perturbed": frozenset({"perturbed"}),
-    "both": frozenset({"clean", "perturbed"}),
-}
+from sharpkit.errors import UsageError, check_range
 
 
 class SharpnessAware:
@@ -98,23 +89,10 @@ class SharpnessAware:
         rho_schedule: RadiusSchedule = "constant",
         rho_warmup: int | None = None,
     ) -> None:
-        if bn_stats not in _ROLES:
-            allowed = ", ".join(get_args(BatchNormStatistics))
-            raise UsageError(f"bn_stats is {bn_stats!r}, allowed are {allowed}", "use clean")
-        if clip is not None:
-            check_range("clip", clip, 0, open_low=True)
-        check_range("loss_decay", loss_decay, 0)
+        check_options(rule, base, bn_stats, clip, loss_decay)
         for name, length in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch), ("samples", samples)):
             if length is not None:
                 check_range(name, length, 1)
-        if not isinstance(rule, Rule):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"rule is {type(rule).__name__}, allowed are a recipe string and a Rule", "use 'sam'")
-        check_base(base)
-        if loss_decay and any(group.get("weight_decay") for group in base.param_groups):
-            raise UsageError(
-                f"loss_decay is {loss_decay:g}, and the base optimizer decays the weights as well",
-                "build the base optimizer with weight_decay=0",
-            )
         self.base = base
         full = rule.complete(
             gate=Always(), ascent=Gradient(), radius=Constant(0.05), rows=SameBatch(), descent=Climbed(), shards=1
@@ -123,16 +101,13 @@ class SharpnessAware:
         assert full.radius
         self.rule = replace(full, radius=scheduled(full.radius, rho_schedule, rho_warmup))
         self.names, self.params = trainable(model, base)
-        self.totals = Totals()
         self._model = model
         self._clip = clip
         self._comm = comm or SingleProcess()
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._precision = Precision(precision, self.params[0].device)
-        self._memory = Memory()
-        self._tallies: dict[str, Tensor] = {}
-        self._generator = torch.Generator().manual_seed(seed)
+        self._state = State(base, self._precision, self.params[0].device, seed)
         self._oracle = Oracle(
             as_task(model, loss),
             model,
@@ -141,7 +116,7 @@ class SharpnessAware:
             precision=self._precision,
             accumulate=accumulate,
             replay=rng,
-            update_buffers=_ROLES[bn_stats],
+            update_buffers=ROLES[bn_stats],
             auxiliary=self.rule.auxiliary.losses if self.rule.auxiliary else None,
             decay=loss_decay,
         )
@@ -151,7 +126,7 @@ class SharpnessAware:
             self.names,
             base,
             self._oracle,
-            self._generator,
+            self._state.generator,
             owners(model, self.params),
             self.rule.masks,
             self.rule.ascent_loss,
@@ -180,7 +155,7 @@ class SharpnessAware:
         check_unchanged(self.base, self.params)
         self._oracle.cost, self._oracle.reached = Cost(), [False] * len(self.params)
         self._precision.forget()
-        before = Buffers.of(self._model), self._generator.get_state()
+        before = Buffers.of(self._model), self._state.generator.get_state()
         try:
             whole, steps = self._steps(work)
             shares = whole.shares
@@ -194,7 +169,7 @@ class SharpnessAware:
                 self._move(update)
                 if self.rule.auxiliary is not None:
                     self.rule.auxiliary.moved(whole)
-                self._memory.commit()
+                self._state.memory.commit()
         except BaseException:
             self._undo(*before)
             raise
@@ -202,15 +177,12 @@ class SharpnessAware:
             self._undo(*before)
         self._precision.finish(dropped)
         report = report_of(whole, steps, clean, self._oracle.cost, perturbed=perturbed, dropped=dropped)
-        self.totals.add(report)
-        for step in dict.fromkeys((whole, *steps)):
-            for name, count in step.tallies.items():
-                self._tallies[name] = self._tallies[name] + count if name in self._tallies else count.to(torch.int64)
+        self._state.count(report, dict.fromkeys((whole, *steps)))
         return report
 
     def _steps(self, work: Work) -> tuple[Step, list[Step]]:
         """Return the step of the whole batch and those of its shards, which with a single shard are the same."""
-        whole = Step(self._around, work, self._memory, self.clock)
+        whole = Step(self._around, work, self._state.memory, self.clock)
         if self.rule.auxiliary is not None:
             reference = whole.batch().reference = self.rule.auxiliary.reference(whole)
             whole.tally("auxiliary", torch.tensor(reference is not None, device=self.params[0].device))
@@ -218,7 +190,7 @@ class SharpnessAware:
         if len(shards) == 1:
             return whole, [whole]
         shares = [shard.size / work.size for shard in shards]
-        steps = [Step(self._around, s, self._memory, self.clock, i, shares) for i, s in enumerate(shards)]
+        steps = [Step(self._around, s, self._state.memory, self.clock, i, shares) for i, s in enumerate(shards)]
         whole.shares = shares
         whole.here = Joint([step.here for step in steps], shares)
         return whole, steps
@@ -271,12 +243,17 @@ class SharpnessAware:
     def _undo(self, buffers: Buffers, generator: Tensor) -> None:
         """Leave no trace of a step that did not happen; the weights are where they were already."""
         buffers.put_back()
-        self._generator.set_state(generator)
-        self._memory.roll_back()
+        self._state.generator.set_state(generator)
+        self._state.memory.roll_back()
         for p in self.params:
             p.grad = None
 
     # ------------------------------------------------------------------ around the step
+
+    @property
+    def totals(self) -> Totals:
+        """Host-side sums over all steps."""
+        return self._state.totals
 
     @property
     def clock(self) -> Clock:
@@ -298,8 +275,7 @@ class SharpnessAware:
         `zero_norm` and `nonfinite_norm` count the steps whose climbed vector had no usable norm, so that they were
         taken without a perturbation; `auxiliary` those in which a rule that adds to the loss did so.
         """
-        tallies = {name: int(count) for name, count in self._tallies.items()}
-        return {**asdict(self.totals), "zero_norm": 0, "nonfinite_norm": 0, **tallies}
+        return self._state.counters()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on, but for the model's own state.
@@ -307,15 +283,7 @@ class SharpnessAware:
         That is the base optimizer's state, the rule's memory, the loss scale, the random stream and the counters, as
         plain data that `torch.load(..., weights_only=True)` reads.
         """
-        return {
-            "rule": self.rule.name,
-            "base": self.base.state_dict(),
-            "memory": self._memory.state_dict(),
-            "precision": self._precision.state_dict(),
-            "generator": self._generator.get_state(),
-            "totals": asdict(self.totals),
-            "tallies": {name: int(count) for name, count in self._tallies.items()},
-        }
+        return self._state.pack(self.rule.name)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a stored state; the hyperparameters of the rule stay this optimizer's.
@@ -323,27 +291,7 @@ class SharpnessAware:
         Raises:
             InputError: If it is another rule's or another kind of base optimizer's, or incomplete.
         """
-        missing = [key for key in self.state_dict() if key not in state]
-        if missing:
-            raise InputError(f"the optimizer state has no {', '.join(missing)}", "give one that state_dict() returned")
-        if sorted(state["rule"].split("+")) != sorted(self.rule.name.split("+")):
-            raise InputError(
-                f"the optimizer state is of rule {state.get('rule')!r}, this optimizer's rule is {self.rule.name!r}",
-                "build the optimizer with the rule that was saved",
-            )
-        own, stored = self.base.state_dict()["param_groups"], state["base"]["param_groups"]
-        if [len(g["params"]) for g in own] != [len(g["params"]) for g in stored] or not set(own[0]) <= set(stored[0]):
-            raise InputError(
-                "the optimizer state is of another base optimizer or of other parameters than this one",
-                "build base and model as they were when it was saved",
-            )
-        self.base.load_state_dict(copy.deepcopy(state["base"]))  # torch would share the tensors with `state`
-        self._memory.load_state_dict(state["memory"], self.params[0].device)
-        self._precision.load_state_dict(state["precision"])
-        self._generator.set_state(state["generator"].cpu())
-        self.totals = Totals(**state["totals"])
-        device = self.params[0].device
-        self._tallies = {name: torch.tensor(count, device=device) for name, count in state["tallies"].items()}
+        self._state.unpack(state, self.rule.name)
 
     def _work(self, given: Any) -> Work:
         if given is None:

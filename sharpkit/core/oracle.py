@@ -37,6 +37,15 @@ Touched = bool | Tensor
 Role = Literal["clean", "perturbed"]
 """Whether a pass is the step's clean one, which may update the model's buffers, or another."""
 
+BatchNormStatistics = Literal["clean", "perturbed", "both"]
+"""The passes whose batch-norm statistics are kept."""
+
+ROLES: dict[BatchNormStatistics, frozenset[Role]] = {
+    "clean": frozenset({"clean"}),
+    "perturbed": frozenset({"perturbed"}),
+    "both": frozenset({"clean", "perturbed"}),
+}
+
 Replay = Literal["same", "fresh"]
 """Whether a batch that is evaluated again draws the same random masks."""
 

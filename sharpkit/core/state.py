@@ -1,0 +1,94 @@
+"""Everything that the next step depends on, but for the model and the batch."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sharpkit.core.memory import Memory
+from sharpkit.core.precision import Precision
+from sharpkit.core.report import StepReport, Totals
+from sharpkit.core.step import Step
+from sharpkit.errors import InputError
+
+
+class State:
+    """The base optimizer's state, the rule's memory, the loss scale, the random stream and the counters.
+
+    Args:
+        base: The base optimizer.
+        precision: Holds the loss scale.
+        device: Where the parameters are.
+        seed: Of the rule's own random choices.
+    """
+
+    def __init__(self, base: Optimizer, precision: Precision, device: torch.device, seed: int) -> None:
+        self.memory = Memory()
+        self.generator = torch.Generator().manual_seed(seed)
+        self.totals = Totals()
+        self._base = base
+        self._precision = precision
+        self._device = device
+        self._tallies: dict[str, Tensor] = {}
+
+    def count(self, report: StepReport, steps: Iterable[Step]) -> None:
+        """Add what a step did to the counters."""
+        self.totals.add(report)
+        for step in steps:
+            for name, happened in step.tallies.items():
+                before = self._tallies.get(name)
+                self._tallies[name] = happened.to(torch.int64) if before is None else before + happened
+
+    def counters(self) -> dict[str, float]:
+        """Return the sums over all steps; waits for the device."""
+        tallies = {name: int(count) for name, count in self._tallies.items()}
+        return {**asdict(self.totals), "zero_norm": 0, "nonfinite_norm": 0, **tallies}
+
+    def pack(self, rule: str) -> dict[str, Any]:
+        """Return all of it as plain data.
+
+        Args:
+            rule: The rule's name, which is stored with it.
+        """
+        return {
+            "rule": rule,
+            "base": self._base.state_dict(),
+            "memory": self.memory.state_dict(),
+            "precision": self._precision.state_dict(),
+            "generator": self.generator.get_state(),
+            "totals": asdict(self.totals),
+            "tallies": {name: int(count) for name, count in self._tallies.items()},
+        }
+
+    def unpack(self, stored: Mapping[str, Any], rule: str) -> None:
+        """Replace all of it by what was packed.
+
+        Raises:
+            InputError: If it is another rule's or another kind of base optimizer's, or incomplete.
+        """
+        missing = [key for key in self.pack(rule) if key not in stored]
+        if missing:
+            raise InputError(f"the optimizer state has no {', '.join(missing)}", "give one that state_dict() returned")
+        if sorted(stored["rule"].split("+")) != sorted(rule.split("+")):
+            raise InputError(
+                f"the optimizer state is of rule {stored['rule']!r}, this optimizer's rule is {rule!r}",
+                "build the optimizer with the rule that was saved",
+            )
+        own, theirs = self._base.state_dict()["param_groups"], stored["base"]["param_groups"]
+        if [len(g["params"]) for g in own] != [len(g["params"]) for g in theirs] or not set(own[0]) <= set(theirs[0]):
+            raise InputError(
+                "the optimizer state is of another base optimizer or of other parameters than this one",
+                "build base and model as they were when it was saved",
+            )
+        self._base.load_state_dict(copy.deepcopy(stored["base"]))  # torch would share the tensors with `stored`
+        self.memory.load_state_dict(stored["memory"], self._device)
+        self._precision.load_state_dict(stored["precision"])
+        self.generator.set_state(stored["generator"].cpu())
+        self.totals = Totals(**stored["totals"])
+        self._tallies = {name: torch.tensor(count, device=self._device) for name, count in stored["tallies"].items()}
