@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,74 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sharpkit.core.task import LossFunction, Task
+from sharpkit.core.task import Batch, LossFunction, Task
 from sharpkit.diagnostics import memory
-from sharpkit.diagnostics.density import Density, broaden, extend, further_runs, quadrature
-from sharpkit.diagnostics.eigenvalues import Eigenpairs, Watch, converge, eigenpairs
-from sharpkit.diagnostics.lanczos import Array, Lanczos
-from sharpkit.diagnostics.operators import Curvature, Kind, Operator, Products
+from sharpkit.diagnostics.analysis import Elsewhere, Wanted, analyse
+from sharpkit.diagnostics.backends import arpack, pyhessian
+from sharpkit.diagnostics.density import Density
+from sharpkit.diagnostics.eigenvalues import Eigenpairs, Watch
+from sharpkit.diagnostics.lanczos import Array
+from sharpkit.diagnostics.operators import Curvature, Kind, Products
 from sharpkit.diagnostics.problem import BnMode, Problem, opened
-from sharpkit.diagnostics.trace import Trace, TraceMethod, estimate
-from sharpkit.errors import UsageError, check_range
+from sharpkit.diagnostics.trace import Trace
+from sharpkit.errors import UsageError
 
 _SLICES = 16
 """Pieces that the samples are cut into for error bars, at least."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is computed of a spectrum, and how exactly.
-
-    Args:
-        top: How many of the algebraically largest eigenvalues.
-        bottom: How many of the algebraically smallest.
-        tol: An eigenvalue counts as converged when |A v - lambda v| is at most tol |lambda|.
-        verify: Make a product for every eigenvector, for the residual that it has; else the bound of the recurrence.
-        error_bars: Standard errors of the eigenvalues over the samples.
-        block: Vectors that Lanczos starts from; finds eigenvalues of a multiplicity up to it.
-        most: Products at most for the eigenvalues.
-        density: Whether the density is estimated.
-        steps: Nodes of a run of the density.
-        runs: Starting vectors of the density.
-        sigma: Width of its Gaussian, in units of the eigenvalues; None chooses.
-        trace: How the trace is estimated; None leaves it out.
-        trace_tol: Relative standard error at which it stops.
-        trace_products: Products at most for it.
-        seed: Of all random vectors.
-    """
-
-    top: int = 5
-    bottom: int = 0
-    tol: float = 1e-4
-    verify: bool = True
-    error_bars: bool = False
-    block: int = 1
-    most: int = 1000
-    density: bool = False
-    steps: int = 100
-    runs: int = 1
-    sigma: float | None = None
-    trace: TraceMethod | None = None
-    trace_tol: float = 0.01
-    trace_products: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, value, low in (
-            ("top", self.top, 1),
-            ("bottom", self.bottom, 0),
-            ("block", self.block, 1),
-            ("steps", self.steps, 2),
-            ("runs", self.runs, 1),
-            ("trace-products", self.trace_products, 2),
-        ):
-            check_range(name, value, low)
-        check_range("tol", self.tol, 0, 1, open_low=True)
-        check_range("trace-tol", self.trace_tol, 0, 1, open_low=True)
-        if self.sigma is not None:
-            check_range("sigma", self.sigma, 0, open_low=True)
-        if self.density and self.block > 1:
-            raise UsageError("block is more than 1 and a density is wanted", "give --no-density, or --block 1")
 
 
 @dataclass(frozen=True)
@@ -143,34 +89,6 @@ class SpectrumResult:
         if len(self.eigenvalues) < 5 or self.eigenvalues[4] == 0:
             return math.nan
         return float(self.eigenvalues[0] / self.eigenvalues[4])
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was computed of an operator."""
-
-    top: Eigenpairs
-    bottom: Eigenpairs | None
-    density: Density | None
-    trace: Trace | None
-    complete: bool
-    notes: tuple[str, ...]
-
-
-class _Stop:
-    """Remembers that `watch` said stop, so that nothing goes on after it; the largest eigenvalue is passed on."""
-
-    def __init__(self, watch: Watch | None) -> None:
-        self._watch = watch
-        self._largest = math.nan
-        self.stopped = False
-
-    def __call__(self, products: int, largest: float) -> bool:
-        if not math.isnan(largest):
-            self._largest = largest
-        if self._watch is not None and not self._watch(products, self._largest):
-            self.stopped = True
-        return not self.stopped
 
 
 def hessian(
@@ -244,7 +162,7 @@ def of_problem(
         memory_bytes=max(budget - rows * vector, budget // 2),
         products=products,
     )
-    found = analyse(operator, asked, sizes=sizes, rows=rows, watch=watch)
+    found = analyse(operator, asked, sizes=sizes, rows=rows, watch=watch, elsewhere=_elsewhere(problem, asked))
     return SpectrumResult(
         kind=kind,
         eigenvalues=found.top.values,
@@ -271,76 +189,67 @@ def of_problem(
     )
 
 
-def analyse(operator: Operator, asked: Wanted, *, sizes: list[int], rows: int, watch: Watch | None = None) -> Found:
-    """Return eigenvalues, density and trace of any symmetric operator, all from one basis where that is possible.
-
-    Args:
-        operator: A.
-        asked: What is wanted.
-        sizes: Lengths of the pieces of the diagonal whose traces are told apart.
-        rows: Basis vectors that memory has room for.
-        watch: May stop it; what is there then is returned.
-    """
-    stop, notes = _Stop(watch), list[str]()
-    generator = torch.Generator().manual_seed(asked.seed)
-    lanczos = Lanczos(operator, rows=rows, generator=generator, block=asked.block)
-    measures: list[tuple[Array, Array]] = []
-    if asked.density:
-        extend(lanczos, asked.steps, stop)
-        measures.append(quadrature(lanczos))
-        if lanczos.steps < asked.steps and lanczos.full:
-            notes.append(f"memory has room for {lanczos.steps} of {asked.steps} steps of the density")
-    most = operator.products + asked.most
-    ritz = lanczos.ritz() if stop.stopped else converge(
-        lanczos, asked.top, bottom=asked.bottom, tol=asked.tol, most=most, watch=stop
-    )  # fmt: skip
-    pairs = eigenpairs(
-        lanczos,
-        ritz,
-        asked.top,
-        bottom=asked.bottom,
-        tol=asked.tol,
-        verify=asked.verify and not stop.stopped,
-        error_bars=asked.error_bars and not stop.stopped,
-    )
-    count = min(asked.top, len(pairs.values))
-    bottom = _cut(pairs, slice(count, None)) if asked.bottom else None
-    trace = None
-    if asked.trace is not None and not stop.stopped:
-        trace = estimate(
-            operator,
-            sizes,
-            method=asked.trace,
-            lanczos=lanczos,
-            tol=asked.trace_tol,
-            most=asked.trace_products,
-            generator=generator,
-            watch=stop,
-        )
-    if asked.density and asked.runs > 1 and not stop.stopped:
-        del lanczos  # its basis makes room for the next
-        measures += further_runs(operator, asked.steps, asked.runs - 1, rows=rows, generator=generator, watch=stop)
-    if not stop.stopped and not pairs.converged.all():
-        notes.append(f"{(~pairs.converged).sum()} of {len(pairs.converged)} eigenvalues are not converged")
-    density = broaden(measures, asked.sigma) if measures else None
-    return Found(_cut(pairs, slice(0, count)), bottom, density, trace, not stop.stopped, tuple(notes))
-
-
 def sliced(problem: Problem) -> Problem:
     """Return the problem with its samples in at least 16 pieces, of which error bars are made."""
     if problem.bn_mode == "train":
         return problem
     pieces = -(-_SLICES // len(problem.batches))
     batches = tuple(part for batch in problem.batches for part in batch.split(pieces))
-    return Problem(problem.task, problem.model, batches, problem.names, problem.params, problem.bn_mode, problem.loss)
+    return replace(problem, batches=batches)
+
+
+def of_layers(problem: Problem, asked: Wanted, **options: Any) -> dict[str, SpectrumResult]:
+    """Return the spectra of the diagonal blocks of the matrix, one for every module that holds parameters.
+
+    Args:
+        problem: Open.
+        asked: What is computed of every block.
+        options: Those of `of_problem`.
+    """
+    groups: dict[str, list[int]] = {}
+    for i, name in enumerate(problem.names):
+        groups.setdefault(name.rpartition(".")[0] or name, []).append(i)
+    return {
+        layer: of_problem(
+            replace(
+                problem,
+                names=tuple(problem.names[i] for i in which),
+                params=tuple(problem.params[i] for i in which),
+            ),
+            asked,
+            **options,
+        )
+        for layer, which in groups.items()
+    }
+
+
+def _elsewhere(problem: Problem, asked: Wanted) -> Elsewhere | None:
+    """Return the other program that was asked for, if any."""
+    if asked.backend == "scipy":
+        return lambda operator: (
+            arpack(operator, asked.top, bottom=asked.bottom, tol=asked.tol, seed=asked.seed),
+            [],
+        )
+    if asked.backend == "lanczos":
+        return None
+    if problem.bn_mode != "eval" or asked.bottom:
+        raise UsageError("backend is pyhessian, which has neither training mode nor both ends", "use backend lanczos")
+
+    def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
+        return problem.task.losses(outputs, Batch(outputs, targets)).mean()
+
+    return lambda operator: pyhessian(
+        operator,
+        problem.model,
+        criterion,
+        [(batch.inputs, batch.targets) for batch in problem.batches],
+        top=asked.top,
+        steps=asked.steps if asked.density else None,
+        runs=asked.runs,
+        seed=asked.seed,
+    )
 
 
 def _rows(asked: Wanted) -> int:
     """Return how many basis vectors are of use: without a restart there are never more than the products allow."""
     return max(asked.steps if asked.density else 0, asked.most) + asked.block + 1
-
-
-def _cut(pairs: Eigenpairs, rows: slice) -> Eigenpairs:
-    return Eigenpairs(
-        pairs.values[rows], pairs.residuals[rows], pairs.converged[rows], pairs.vectors[rows], pairs.errors[rows]
-    )
