@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -145,9 +145,8 @@ def _eig() -> Generator[None]:
     """Answer `torch.eig(T, eigenvectors=True)` of a symmetric T as it once was."""
 
     def eig(matrix: Tensor, eigenvectors: bool) -> tuple[Tensor, Tensor]:
-        eigh: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.linalg.eigh
-        found = eigh(matrix)
-        return torch.stack([found[0], torch.zeros_like(found[0])], dim=1), found[1]
+        values, vectors = cast("tuple[Tensor, Tensor]", torch.linalg.eigh(matrix))
+        return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
 
     before = getattr(torch, "eig", None)
     torch.eig = eig  # pyright: ignore[reportAttributeAccessIssue]

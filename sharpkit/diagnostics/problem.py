@@ -16,11 +16,15 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignor
 
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
+from sharpkit.diagnostics.folding import folded
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.errors import DivergedError, InputError, UsageError
 
 BnMode = Literal["eval", "train"]
 """Whether batch norm uses its stored statistics, or those of each batch, which makes the loss another function."""
+
+_FEW = 8
+"""Samples that the model is looked at with."""
 
 _REPEATABLE = 1e-5
 """Largest relative difference of two evaluations of the same loss; rounding of float32 sums is well below."""
@@ -82,6 +86,7 @@ def opened(
     params: str | None = None,
     bn_mode: BnMode = "eval",
     dtype: torch.dtype | None = None,
+    fold: bool = True,
 ) -> Generator[Problem]:
     """Make a model ready for derivatives of its loss, and leave it as it was at the end.
 
@@ -95,6 +100,7 @@ def opened(
         params: A regular expression that the names of the parameters must match somewhere; None takes all.
         bn_mode: `eval` uses the stored statistics; `train` those of every batch.
         dtype: Compute in this type; None leaves the model's.
+        fold: Whether batch norm in evaluation mode is folded into the layer before it, which is exact.
 
     Raises:
         UsageError: If no parameter or no batch is left.
@@ -127,6 +133,8 @@ def opened(
         if not isinstance(batches, Sequence | Iterator):  # a loader, which may draw other samples the next time
             again = (Batch.of(b) if dtype is None else _cast_batch(Batch.of(b), dtype) for b in batches)
         _check_repeatable(first, _mean_loss(problem, again, buffers))
+        if bn_mode == "eval" and fold:
+            stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
         yield Problem(task, model, tuple(given), names, parameters, bn_mode, first)
 
 
