@@ -163,11 +163,17 @@ class Lanczos:
         return vector
 
     def _reserve(self, rows: int) -> None:
-        """Make room for so many vectors; twice as many at a time, so that little is copied."""
+        """Make room for so many vectors.
+
+        On a CPU memory is taken when it is written to, so room for all of them costs nothing and saves copies, during
+        which both would be there. Elsewhere there is twice as much room every time.
+        """
         have = self._vectors.shape[0]
         if rows <= have:
             return
-        grown = min(max(rows, 2 * have, min(_FIRST_ROWS, self.limit)), max(rows, self.limit))
+        grown = min(max(rows, 2 * have, _FIRST_ROWS), max(rows, self.limit))
+        if self._vectors.device.type == "cpu":
+            grown = max(rows, self.limit)
         larger = torch.empty(grown, self.operator.size, dtype=self.operator.dtype, device=self.operator.device)
         larger[:have] = self._vectors
         self._vectors = larger

@@ -99,9 +99,9 @@ def test_long_float32_vectors_lose_nothing():
     """11 million entries: a float32 norm is off by 4e-4 there, and an eigenvalue was by 1.6e-3."""
     generator = torch.Generator().manual_seed(0)
     entries = torch.rand(11_000_000, generator=generator)
-    entries[:5] = torch.tensor([40.0, 30, 20, 15, 10])
-    found, lanczos = pairs_of(Diagonal(entries), tol=1e-4, rows=30, verify=False)
-    np.testing.assert_allclose(found.values, [40, 30, 20, 15, 10], rtol=5e-6)
+    entries[:2] = torch.tensor([40.0, 25])
+    found, lanczos = pairs_of(Diagonal(entries), top=2, tol=1e-4, rows=20, verify=False)
+    np.testing.assert_allclose(found.values, [40, 25], rtol=5e-6)
     assert found.converged.all()
     lengths = lanczos.basis[:3].double().norm(dim=1)
     np.testing.assert_allclose(lengths.numpy(), 1, atol=1e-7)

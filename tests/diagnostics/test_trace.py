@@ -25,10 +25,11 @@ def trace_of(method, seed, steps=12, tol=1e-9, most=30, sizes=SIZES):
     return estimate(operator, sizes, method=method, lanczos=lanczos, tol=tol, most=most, generator=generator)
 
 
-@pytest.mark.parametrize("method", ["deflated", "hutchinson", "hutch++"])
-def test_the_trace_is_within_three_standard_errors(method):
+@pytest.mark.parametrize(("method", "most"), [("deflated", 60), ("hutchinson", 100), ("hutch++", 60)])
+def test_the_trace_is_within_three_standard_errors(method, most):
+    """Hutchinson's samples are skewed by the large eigenvalues, so it takes more of them to be as good as normal."""
     exact = np.array([part.sum() for part in np.split(MATRIX.diagonal().numpy(), np.cumsum(SIZES)[:-1])])
-    found = [trace_of(method, seed, most=60) for seed in range(200)]
+    found = [trace_of(method, seed, most=most) for seed in range(200)]
     whole = np.array([(t.value - exact.sum()) / t.error for t in found])
     assert (np.abs(whole) < 3).mean() >= 0.99
     assert abs(whole.mean()) < 0.3
