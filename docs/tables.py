@@ -8,7 +8,9 @@ from pathlib import Path
 
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
-from sharpkit.engine.config import options
+from sharpkit.commands.hessian_config import PANELS as HESSIAN_PANELS
+from sharpkit.commands.hessian_config import HessianConfig
+from sharpkit.engine.config import TrainConfig, options
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.published import Values
 from sharpkit.models import MODELS
@@ -21,7 +23,8 @@ def write_all(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "recipes.md").write_text(recipes(), encoding="utf-8")
     (folder / "models.md").write_text(models(), encoding="utf-8")
-    (folder / "options.md").write_text(train_options(), encoding="utf-8")
+    (folder / "options.md").write_text(option_tables(TrainConfig, PANELS), encoding="utf-8")
+    (folder / "hessian_options.md").write_text(option_tables(HessianConfig, HESSIAN_PANELS), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
 
 
@@ -42,11 +45,11 @@ def models() -> str:
     return table(("model", "what it is", "parameters", "source"), rows)
 
 
-def train_options() -> str:
-    """Return a table of options for every panel of `sharpkit train --help`."""
-    declared = options()
+def option_tables(of: type, panels: dict[str, tuple[str, ...]]) -> str:
+    """Return a table of options for every panel of a command's help."""
+    declared = options(of)
     parts: list[str] = []
-    for panel, names in PANELS.items():
+    for panel, names in panels.items():
         rows = [
             (f"`{flag(name)}`", f"`{declared[name].metadata['shown'] or declared[name].default}`",
              declared[name].metadata["help"])

@@ -13,9 +13,12 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from sharpkit import __version__
+from sharpkit.cli.hessian import hessian
 from sharpkit.cli.ls import ls
-from sharpkit.cli.options import with_train_options
+from sharpkit.cli.options import with_options, with_train_options
+from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
+from sharpkit.commands.hessian_config import PANELS, HessianConfig
 from sharpkit.engine.documents import document, to_json
 from sharpkit.errors import SharpkitError, one_line
 
@@ -26,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(with_train_options(train))
+app.command()(with_options(hessian, HessianConfig, PANELS))
 app.command()(ls)
 
 
@@ -53,7 +57,8 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run the program and return its exit code.
 
-    0 ok, 1 unexpected, 2 usage, 3 input missing or unfit, 4 diverged, 130 and 143 stopped by a signal, 141 closed pipe.
+    0 ok, 1 unexpected, 2 usage, 3 input missing or unfit, 4 diverged, 5 partial, 130 and 143 stopped by a signal, 141
+    closed pipe.
 
     Args:
         arguments: The words after the program's name.
@@ -72,6 +77,9 @@ def run(arguments: Sequence[str]) -> int:
 def _answer(arguments: Sequence[str]) -> int:
     try:
         return _call(arguments)
+    except EndedEarly as end:
+        sys.stdout.flush()
+        return end.exit_code
     except SharpkitError as error:
         return _tell(arguments, error.exit_code, error.code, error.message, error.hint)
     except TyperException as error:
@@ -127,4 +135,4 @@ def _command(arguments: Sequence[str]) -> str:
 
 def _help(arguments: Sequence[str]) -> str:
     command = _command(arguments)
-    return f"sharpkit {command} --help" if command in ("train", "ls") else "sharpkit --help"
+    return f"sharpkit {command} --help" if command in ("train", "hessian", "ls") else "sharpkit --help"

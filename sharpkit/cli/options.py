@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from sharpkit.engine.config import kinds, options
+from sharpkit.engine.config import TrainConfig, kinds, options
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Preset": ("preset",),
@@ -37,12 +37,12 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def train_parameters() -> list[inspect.Parameter]:
-    """Return one keyword-only parameter for every option of a training run; None means not given."""
-    types, declared = kinds(), options()
-    panels = {name: panel for panel, names in PANELS.items() for name in names}
+def parameters(of: type[Any], panels: Mapping[str, tuple[str, ...]]) -> list[inspect.Parameter]:
+    """Return one keyword-only parameter for every option of a configuration; None means not given."""
+    types, declared = kinds(of), options(of)
+    placed = {name: panel for panel, names in panels.items() for name in names}
     return [
-        _parameter(name, types[name], declared[name].default, declared[name].metadata, panels[name])
+        _parameter(name, types[name], declared[name].default, declared[name].metadata, placed[name])
         for name in declared
     ]
 
@@ -65,10 +65,12 @@ def _parameter(name: str, kind: Any, default: Any, metadata: Mapping[str, Any], 
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=kind | None)
 
 
-def with_train_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command function the options of a training run in place of its `**given`."""
+def with_options(
+    function: Callable[..., Any], of: type[Any] = TrainConfig, panels: Mapping[str, tuple[str, ...]] = PANELS
+) -> Callable[..., Any]:
+    """Give a command function the options of a configuration in place of its `**given`."""
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    signature = inspect.Signature([*own, *train_parameters()])
+    signature = inspect.Signature([*own, *parameters(of, panels)])
 
     def command(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -78,3 +80,8 @@ def with_train_options(function: Callable[..., Any]) -> Callable[..., Any]:
     command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
     command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return command
+
+
+def with_train_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command function the options of a training run in place of its `**given`."""
+    return with_options(function)

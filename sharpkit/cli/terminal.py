@@ -13,6 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 
+class EndedEarly(Exception):  # noqa: N818
+    """The result is written, and the program ends with another exit code than 0."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 @dataclass(frozen=True)
 class Terminal:
     """How this call writes.

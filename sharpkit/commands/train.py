@@ -200,7 +200,7 @@ def _result(fit: Fit) -> TrainResult:
         "backwards": counters["backward_samples"],
         "steps": steps,
         "wall_s": round(fit.elapsed, 3),
-        "peak_mb": round(_peak_mb(session.device), 1),
+        "peak_mb": round(peak_mb(session.device), 1),
     }
     return TrainResult(
         run_dir=str(fit.run.path),
@@ -237,7 +237,8 @@ def _warnings(counters: dict[str, float]) -> list[str]:
     return warnings
 
 
-def _peak_mb(device: torch.device) -> float:
+def peak_mb(device: torch.device) -> float:
+    """Return the most memory that was in use, in MB: of the accelerator, or of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

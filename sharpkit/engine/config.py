@@ -119,27 +119,28 @@ def _is_count(text: str, most: int = 10**9) -> bool:
     return text.isascii() and text.isdecimal() and 0 < int(text) <= most
 
 
-def options() -> dict[str, Field[Any]]:
-    """Return the fields of the training configuration by name."""
-    return {f.name: f for f in fields(TrainConfig)}
+def options(of: type[Any] = TrainConfig) -> dict[str, Field[Any]]:
+    """Return the fields of a configuration by name."""
+    return {f.name: f for f in fields(of)}
 
 
-def kinds() -> dict[str, Any]:
+def kinds(of: type[Any] = TrainConfig) -> dict[str, Any]:
     """Return the type of every field, resolved."""
-    return get_type_hints(TrainConfig)
+    return get_type_hints(of)
 
 
-def from_mapping(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def from_mapping(values: Mapping[str, Any], where: str, of: type[Any] = TrainConfig) -> dict[str, Any]:
     """Check the names and types of options from a file.
 
     Args:
         values: Option names, with `-` or `_`, and values; None means not given.
         where: What to call the file in messages.
+        of: The configuration that the options are of.
 
     Raises:
         UsageError: If a name is unknown or a value has the wrong type.
     """
-    known = kinds()
+    known = kinds(of)
     checked: dict[str, Any] = {}
     for raw, value in values.items():
         name = raw.replace("-", "_")

@@ -1,0 +1,163 @@
+"""`sharpkit hessian`."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sharpkit.cli.terminal import EndedEarly, Terminal
+from sharpkit.commands.hessian_config import HessianConfig
+from sharpkit.engine.config import from_mapping
+from sharpkit.engine.documents import to_json
+from sharpkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from sharpkit.commands.hessian import HessianResult
+    from sharpkit.diagnostics.spectrum import SpectrumResult
+
+_OUTPUT = "Output"
+
+
+def hessian(
+    checkpoints: Annotated[
+        list[str], typer.Argument(metavar="CKPT...|-", help="Checkpoints or run directories; - reads them from stdin.")
+    ],
+    *,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", metavar="FILE|-", help="Options from a TOML or JSON file.", rich_help_panel=_OUTPUT),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="File for all: .png, .pdf, .svg, .npz or .csv (default: CKPT-hessian.npz and .png).",
+            rich_help_panel=_OUTPUT,
+        ),
+    ] = None,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="No figure.", rich_help_panel=_OUTPUT)] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.", rich_help_panel=_OUTPUT)] = False,
+    no_progress: Annotated[
+        bool, typer.Option("--no-progress", help="Plain lines in place of a bar.", rich_help_panel=_OUTPUT)
+    ] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colour.", rich_help_panel=_OUTPUT)] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error came from.", rich_help_panel=_OUTPUT)
+    ] = False,
+    **given: Any,
+) -> None:
+    """How sharp is this minimum: largest eigenvalues, spectral density and trace of the loss's Hessian.
+
+    Example: sharpkit hessian runs/digits-cnn-sam-s0
+    """
+    from sharpkit.cli.spectrum_progress import SpectrumProgress
+    from sharpkit.commands import hessian as command
+
+    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
+    stored = _from_file(config) if config is not None else {}
+    options = HessianConfig(**{**stored, **{k: v for k, v in given.items() if v is not None}})
+    with SpectrumProgress(terminal) as progress, redirect_stdout(sys.stderr):
+        result = command.run(_listed(checkpoints), options, out, plot=not no_plot, observer=progress)
+    _render(result, terminal)
+    if result.signal_number:
+        name = command.stopped_by(result.signal_number)
+        print(f"sharpkit: stopped by {name}; what has converged by then is above", file=sys.stderr)
+    if result.exit_code:
+        raise EndedEarly(result.exit_code)
+
+
+def _from_file(name: str) -> dict[str, Any]:
+    from sharpkit.engine.rundir import read_config
+
+    return from_mapping(read_config(Path(name)), name, HessianConfig)
+
+
+def _listed(checkpoints: list[str]) -> list[str]:
+    """Return the paths; - stands for those on stdin, one a line."""
+    if "-" not in checkpoints:
+        return checkpoints
+    if checkpoints.count("-") > 1:
+        raise UsageError("- is given twice, allowed is once", "give one list on stdin")
+    read = [line.strip() for line in sys.stdin if line.strip()]
+    at = checkpoints.index("-")
+    return checkpoints[:at] + read + checkpoints[at + 1 :]
+
+
+def _render(result: HessianResult, terminal: Terminal) -> None:
+    for warning in result.warnings:
+        terminal.say(f"warning: {warning}")
+    if terminal.json:
+        print(to_json(result.document()), end="")
+    elif terminal.person:
+        _tables(result, terminal)
+    else:
+        rows = [_line(name, spectrum) for name, spectrum in result.spectra.items()]
+        terminal.rows(list(rows[0]), [list(row.values()) for row in rows])
+    for file in result.files:
+        terminal.say(f"written: {file}")
+
+
+def _line(name: str, spectrum: SpectrumResult) -> dict[str, str]:
+    """Return a row of tab-separated values by column."""
+    row = {"ckpt": name}
+    row |= {f"lambda{i}": f"{value:.8g}" for i, value in enumerate(spectrum.eigenvalues, 1)}
+    row["ratio"] = f"{spectrum.ratio:.6g}"
+    trace = spectrum.trace
+    row |= {"trace": f"{trace.value:.6g}" if trace else "", "trace_error": f"{trace.error:.3g}" if trace else ""}
+    row |= {f"residual{i}": f"{value:.3g}" for i, value in enumerate(spectrum.residuals, 1)}
+    if (spectrum.errors == spectrum.errors).any():
+        row |= {f"error{i}": f"{value:.3g}" for i, value in enumerate(spectrum.errors, 1)}
+    row["converged"] = f"{int(spectrum.converged.sum())}/{len(spectrum.converged)}"
+    row |= {"loss": f"{spectrum.loss:.6g}", "samples": str(spectrum.samples), "products": str(spectrum.products)}
+    return row
+
+
+def _tables(result: HessianResult, terminal: Terminal) -> None:
+    """Write one table of what is usually read, a column a checkpoint, and one of the layers."""
+    spectra = list(result.spectra.values())
+    first = spectra[0]
+    most = max(len(s.eigenvalues) for s in spectra)
+    rows = [[f"lambda {i + 1}", *(_value(s, i) for s in spectra)] for i in range(most)]
+    if any(s.ratio == s.ratio for s in spectra):
+        rows.append(["lambda 1 / lambda 5", *(f"{s.ratio:.4g}" for s in spectra)])
+    ends = max(len(s.smallest.values) if s.smallest else 0 for s in spectra)
+    rows += [
+        [f"smallest {i}", *(f"{s.smallest.values[-i]:.5g}" if s.smallest else "" for s in spectra)]
+        for i in range(1, ends + 1)
+    ]
+    if any(s.trace for s in spectra):
+        rows.append(["trace", *(f"{s.trace.value:.5g} ± {s.trace.error:.2g}" if s.trace else "" for s in spectra)])
+    if any(s.density for s in spectra):
+        rows.append(["width of the Gaussian", *(f"{s.density.sigma:.3g}" if s.density else "" for s in spectra)])
+    rows.append(["loss", *(f"{s.loss:.5g}" for s in spectra)])
+    rows.append(["products", *(str(s.products) for s in spectra)])
+    title = (
+        f"{first.kind}, {first.samples} samples, {first.parameters:,} parameters, batch norm in {first.bn_mode} mode, "
+        f"no augmentation, {first.dtype}"
+    )
+    terminal.rows(["", *result.spectra], rows, title)
+    for name, blocks in result.layers.items():
+        if blocks:
+            header = ["layer", "parameters", "lambda 1", "lambda 2"]
+            body = [
+                [layer, f"{s.parameters:,}", *(_value(s, i) if i < len(s.eigenvalues) else "" for i in (0, 1))]
+                for layer, s in blocks.items()
+            ]
+            terminal.rows(header, body, f"diagonal blocks of {name}")
+
+
+def _value(spectrum: SpectrumResult, i: int) -> str:
+    """Return an eigenvalue with its residual, or that it has not converged."""
+    if i >= len(spectrum.eigenvalues):
+        return ""
+    error = spectrum.errors[i]
+    bar = f" ± {error:.2g}" if error == error else ""
+    state = f"residual {spectrum.residuals[i]:.1g}" if spectrum.converged[i] else "not converged"
+    return f"{spectrum.eigenvalues[i]:.5g}{bar} ({state})"

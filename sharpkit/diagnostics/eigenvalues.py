@@ -1,0 +1,156 @@
+"""Eigenvalues at the ends of a spectrum, each with its residual."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sharpkit.diagnostics import reductions
+from sharpkit.diagnostics.lanczos import Array, Lanczos, Ritz
+from sharpkit.diagnostics.operators import Operator
+
+Watch = Callable[[int, float], bool]
+"""`(products so far, largest eigenvalue so far) -> go on?`, called after every product."""
+
+_ROUNDINGS = 50
+"""No residual can be asked to be below so many roundings of the matrix's norm."""
+
+
+@dataclass(frozen=True)
+class Eigenpairs:
+    """Eigenvalues with unit eigenvectors and residuals.
+
+    Args:
+        values: (k,), from the largest down.
+        residuals: (k,); |A v - lambda v|, of products made for it, or the bound of the recurrence.
+        converged: (k,); whether the residual is within the tolerance, so that an eigenvalue is that near.
+        vectors: (k, P).
+        errors: (k,); standard errors over the samples, NaN where not asked for.
+    """
+
+    values: Array
+    residuals: Array
+    converged: NDArray[np.bool_]
+    vectors: Tensor
+    errors: Array
+
+
+def threshold(values: Array, norm: float, tol: float, dtype: torch.dtype) -> Array:
+    """Return the largest residual that counts as converged: tol |lambda|, and no less than rounding allows."""
+    return np.maximum(tol * np.abs(values), _ROUNDINGS * torch.finfo(dtype).eps * norm)
+
+
+def wanted(count: int, top: int, bottom: int) -> list[int]:
+    """Return the positions, in a list sorted from the largest down, of the ends of a spectrum."""
+    first = range(min(top, count))
+    last = range(max(len(first), count - bottom), count)
+    return [*first, *last]
+
+
+def settled(ritz: Ritz, top: int, bottom: int, tol: float, dtype: torch.dtype) -> bool:
+    """Return whether all wanted Ritz values are converged by their bounds."""
+    which = wanted(len(ritz.values), top, bottom)
+    if len(which) < top + bottom:
+        return False
+    return bool((ritz.bounds <= threshold(ritz.values, ritz.norm, tol, dtype))[which].all())
+
+
+def converge(
+    lanczos: Lanczos, top: int, *, bottom: int = 0, tol: float = 1e-4, most: int = 1000, watch: Watch | None = None
+) -> Ritz:
+    """Take Lanczos steps until the wanted Ritz values are converged, and return the Ritz pairs.
+
+    Args:
+        lanczos: May have taken steps already.
+        top: How many of the algebraically largest.
+        bottom: How many of the algebraically smallest.
+        tol: Relative residual.
+        most: Products at most.
+        watch: Is told of every product and may stop.
+    """
+    dtype = lanczos.operator.dtype
+    ritz = lanczos.ritz() if lanczos.steps else None
+    while not lanczos.complete and lanczos.operator.products < most:
+        if ritz is not None and settled(ritz, top, bottom, tol, dtype):
+            return ritz
+        if lanczos.full:
+            ritz = lanczos.ritz()
+            lanczos.restart(ritz, kept(len(ritz.values), top, bottom, lanczos.limit - lanczos.block))
+        # A large basis is looked at more seldom, so that the small eigenproblem stays cheap beside a product.
+        for _ in range(1 + lanczos.steps // 25):
+            if not (lanczos.complete or lanczos.full or lanczos.operator.products >= most):
+                lanczos.step()
+        ritz = lanczos.ritz()
+        if watch is not None and not watch(lanczos.operator.products, float(ritz.values[0])):
+            return ritz
+    return lanczos.ritz()
+
+
+def kept(count: int, top: int, bottom: int, rows: int) -> list[int]:
+    """Return which Ritz vectors survive a restart: those wanted and their neighbours, half of the basis together."""
+    spare = max(0, (rows - top - bottom) // 2)
+    share = spare if not bottom else spare // 2
+    which = wanted(count, top + share, bottom + share if bottom else 0)
+    return which[: max(1, rows - 1)]
+
+
+def eigenpairs(
+    lanczos: Lanczos,
+    ritz: Ritz,
+    top: int,
+    *,
+    bottom: int = 0,
+    tol: float = 1e-4,
+    verify: bool = True,
+    error_bars: bool = False,
+) -> Eigenpairs:
+    """Return the wanted eigenpairs from Ritz pairs.
+
+    The standard error of lambda over the samples is that of the mean of v^T H_j v over the pieces H_j of the data: to
+    first order an eigenvalue of a mean is the mean of the quotients.
+
+    Args:
+        lanczos: The basis.
+        ritz: Its Ritz pairs.
+        top: How many of the largest.
+        bottom: How many of the smallest.
+        tol: Relative residual of `converged`.
+        verify: Make a product for every eigenvector and report the residual and quotient it gives.
+        error_bars: Compute the standard errors from these products.
+    """
+    operator = lanczos.operator
+    which = wanted(len(ritz.values), top, bottom)
+    vectors = lanczos.vectors(ritz, which)
+    values, residuals = ritz.values[which].copy(), ritz.bounds[which].copy()
+    errors = np.full(len(which), math.nan)
+    if verify or error_bars:
+        for i, vector in enumerate(vectors):
+            image, errors[i] = _observed(operator, vector, error_bars)
+            residuals[i] = float(reductions.norm(image - vector * ritz.values[which[i]]))
+    converged = residuals <= threshold(values, ritz.norm, tol, operator.dtype)
+    return Eigenpairs(values, residuals, converged, vectors, errors)
+
+
+def _observed(operator: Operator, vector: Tensor, error_bars: bool) -> tuple[Tensor, float]:
+    """Return A v and the standard error of v^T A v over the pieces of the samples."""
+    if not error_bars:
+        return operator.product(vector), math.nan
+    operator.products += 1
+    total = torch.zeros_like(vector)
+    shares: list[float] = []
+    quotients: list[float] = []
+    for share, part in operator.parts(vector):
+        total += part
+        shares.append(share)
+        quotients.append(float(reductions.dot(vector, part)) / share)
+    if len(shares) < 2:
+        return total, math.nan
+    weights, seen = np.array(shares), np.array(quotients)
+    spread = weights @ (seen - weights @ seen) ** 2 / (len(seen) - 1)
+    return total, float(np.sqrt(spread))

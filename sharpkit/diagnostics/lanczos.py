@@ -1,0 +1,179 @@
+"""Lanczos with full re-orthogonalisation on one basis, restarted when the basis may not grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sharpkit.diagnostics import reductions
+from sharpkit.diagnostics.operators import Operator
+
+Array = NDArray[np.float64]
+
+_FIRST_ROWS = 24
+_BREAKDOWN = 16
+"""A new direction shorter than so many roundings of the matrix's norm is rounding and nothing else."""
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Approximate eigenpairs: the eigenpairs of the matrix seen from the basis.
+
+    Args:
+        values: (m,), from the largest down.
+        weights: (m, m); column i holds the coefficients of eigenvector i in the basis.
+        bounds: (m,); the residual norms |A y_i - theta_i y_i|, from the recurrence.
+        norm: An estimate of |A|, the largest column seen.
+    """
+
+    values: Array
+    weights: Array
+    bounds: Array
+    norm: float
+
+
+class Lanczos:
+    """An orthonormal basis V of a Krylov space of a symmetric matrix A, and T = V^T A V.
+
+    After m steps A V_m = V_m T_m + R B, where the rows of R are the `block` vectors that come next and B couples them
+    to the first m. With block 1 this is the method of Lanczos (1950), with more it is the band form (Ruhe, 1979),
+    which finds eigenvalues of a multiplicity up to the block size. Every new vector is made orthogonal to all others
+    twice. A basis that may not grow is shrunk to its best Ritz vectors (thick restart: Wu and Simon, 2000).
+
+    Args:
+        operator: A.
+        rows: The largest number of basis vectors, at least 2 + block.
+        generator: Draws the starting vectors, on the CPU.
+        block: How many vectors it starts from.
+    """
+
+    def __init__(self, operator: Operator, *, rows: int, generator: torch.Generator, block: int = 1) -> None:
+        self.operator = operator
+        self.steps = 0
+        self.block = min(block, operator.size)
+        self.restarted = False
+        self.limit = min(rows, operator.size + self.block)
+        self._generator = generator
+        self._norm = 0.0
+        self._vectors = torch.empty(0, operator.size, dtype=operator.dtype, device=operator.device)
+        self._projected = np.zeros((self.limit, self.limit))
+        self._reserve(self.block)
+        for i in range(self.block):
+            self._vectors[i] = self._random(i)
+
+    @property
+    def basis(self) -> Tensor:
+        """The vectors whose products are known, (m, P); not to be changed."""
+        return self._vectors[: self.steps]
+
+    @property
+    def coming(self) -> Tensor:
+        """The vectors that come next, (b, P)."""
+        return self._vectors[self.steps : self._filled]
+
+    @property
+    def coupling(self) -> Array:
+        """B = R^T A V_m, (b, m)."""
+        return self._projected[self.steps : self._filled, : self.steps]
+
+    @property
+    def projected(self) -> Array:
+        """T = V_m^T A V_m, (m, m)."""
+        block = self._projected[: self.steps, : self.steps]
+        return (block + block.T) / 2
+
+    @property
+    def complete(self) -> bool:
+        """Whether the basis spans the whole space."""
+        return self.steps >= self.operator.size
+
+    @property
+    def full(self) -> bool:
+        """Whether a further step needs a restart."""
+        return not self.complete and self._filled >= self.limit
+
+    @property
+    def _filled(self) -> int:
+        return min(self.steps + self.block, self.operator.size)
+
+    def step(self) -> None:
+        """Multiply the next vector by A and add what is new in the product to the basis."""
+        m, filled = self.steps, self._filled
+        image = self.operator.product(self._vectors[m])
+        length = float(reductions.norm(image))
+        taken = reductions.orthogonalise_(image, self._vectors[:filled])
+        self._projected[:filled, m] = taken.cpu().numpy()
+        self._norm = max(self._norm, length)
+        self.steps += 1
+        if filled == self.operator.size:
+            return
+        self._reserve(filled + 1)
+        rest = float(reductions.norm(image))
+        if rest > _BREAKDOWN * torch.finfo(self.operator.dtype).eps * self._norm:
+            # Once more: what is left may be so short that rounding has turned it.
+            image /= rest
+            reductions.orthogonalise_(image, self._vectors[:filled])
+            self._vectors[filled] = image / reductions.norm(image)
+            self._projected[filled, m] = rest
+        else:  # the space is invariant; go on outside it, which finds further copies of an eigenvalue
+            self._vectors[filled] = self._random(filled)
+            self._projected[filled, m] = 0.0
+
+    def ritz(self) -> Ritz:
+        """Return the Ritz pairs of the basis."""
+        values, weights = np.linalg.eigh(self.projected)
+        values, weights = values[::-1].copy(), weights[:, ::-1].copy()
+        bounds = np.linalg.norm(self.coupling @ weights, axis=0)
+        return Ritz(values, weights, bounds, max(self._norm, float(np.abs(values).max(initial=0.0))))
+
+    def vectors(self, ritz: Ritz, which: list[int]) -> Tensor:
+        """Return Ritz vectors of unit length, (k, P)."""
+        chosen = torch.from_numpy(ritz.weights[:, which].T.copy()).to(self.basis)
+        vectors = torch.empty(len(which), self.operator.size, dtype=self.basis.dtype, device=self.basis.device)
+        for i, weights in enumerate(chosen):
+            vectors[i] = reductions.combine(self.basis, weights)
+            vectors[i] /= reductions.norm(vectors[i])
+        return vectors
+
+    def restart(self, ritz: Ritz, keep: list[int]) -> None:
+        """Shrink the basis to some Ritz vectors and the vectors that come next, which keeps all that they know."""
+        coupled = self.coupling @ ritz.weights[:, keep]
+        coming = self.coming.clone()
+        reductions.rotate_(self.basis, torch.from_numpy(ritz.weights[:, keep].copy()))
+        k, filled = len(keep), len(keep) + len(coming)
+        self._vectors[k:filled] = coming
+        self._projected[:] = 0.0
+        self._projected[:k, :k] = np.diag(ritz.values[keep])
+        self._projected[k:filled, :k] = coupled
+        self._projected[:k, k:filled] = coupled.T
+        self.steps = k
+        self.restarted = True
+
+    def _random(self, filled: int) -> Tensor:
+        """Return a random unit vector orthogonal to the first vectors."""
+        drawn = torch.randn(self.operator.size, dtype=torch.float64, generator=self._generator)
+        vector = drawn.to(dtype=self.operator.dtype, device=self.operator.device)
+        vector /= reductions.norm(vector)
+        reductions.orthogonalise_(vector, self._vectors[:filled])
+        vector /= reductions.norm(vector)
+        return vector
+
+    def _reserve(self, rows: int) -> None:
+        """Make room for so many vectors.
+
+        On a CPU memory is taken when it is written to, so room for all of them costs nothing and saves copies, during
+        which both would be there. Elsewhere there is twice as much room every time.
+        """
+        have = self._vectors.shape[0]
+        if rows <= have:
+            return
+        grown = min(max(rows, 2 * have, _FIRST_ROWS), max(rows, self.limit))
+        if self._vectors.device.type == "cpu":
+            grown = max(rows, self.limit)
+        larger = torch.empty(grown, self.operator.size, dtype=self.operator.dtype, device=self.operator.device)
+        larger[:have] = self._vectors
+        self._vectors = larger

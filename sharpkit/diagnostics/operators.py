@@ -1,0 +1,206 @@
+"""Curvature of a loss as a linear operator: products with a vector, never a matrix."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from sharpkit.core import vec
+from sharpkit.core.buffers import Buffers
+from sharpkit.core.task import Batch
+from sharpkit.diagnostics import memory
+from sharpkit.diagnostics.differences import GradientDifference
+from sharpkit.diagnostics.graphs import BUILDERS, Graph, require_second_derivative
+from sharpkit.diagnostics.problem import Problem
+from sharpkit.errors import InputError, UsageError, one_line
+
+Kind = Literal["hessian", "ggn", "fisher"]
+"""The Hessian, the generalised Gauss-Newton matrix, or the empirical Fisher matrix."""
+
+Products = Literal["auto", "autograd", "fd"]
+"""How products are made: by automatic differentiation, by finite differences of gradients, or by what is there."""
+
+_PROBE = 16
+"""Samples that the size of a graph is measured on."""
+
+_REUSE = 0.25
+"""The part of the budget that one graph that is built anew may take; its product needs as much again, and more."""
+
+
+class Operator(ABC):
+    """A symmetric matrix that is known by its products with vectors.
+
+    Args:
+        size: Rows P.
+        dtype: The type of vectors.
+        device: Where vectors are.
+    """
+
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.size = size
+        self.dtype = dtype
+        self.device = device
+        self.products = 0
+
+    @abstractmethod
+    def parts(self, vector: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """Yield terms A_j v, (P,), of A v = sum_j A_j v, each with its share of the samples."""
+
+    def product(self, vector: Tensor) -> Tensor:
+        """Return A v, (P,), of a flat vector (P,)."""
+        self.products += 1
+        total: Tensor | None = None
+        for _, part in self.parts(vector):
+            total = part if total is None else total.add_(part)
+        assert total is not None
+        return total
+
+
+class Matrix(Operator):
+    """A matrix that is there.
+
+    Args:
+        entries: (P, P), symmetric.
+    """
+
+    def __init__(self, entries: Tensor) -> None:
+        super().__init__(entries.shape[0], entries.dtype, entries.device)
+        self._entries = entries
+
+    def parts(self, vector: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """Yield A v."""
+        yield 1.0, self._entries @ vector
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Samples whose graph is in memory, or is built anew for every product."""
+
+    batch: Batch
+    graph: Graph | None
+
+
+class Curvature(Operator):
+    """The curvature matrix of L(w) = 1/N sum_i l_i(w).
+
+    `hessian` is d^2 L / dw^2 (Pearlmutter, 1994); `ggn` is 1/N sum_i J_i^T (d^2 l_i / df^2) J_i with the Jacobian J_i
+    of the outputs f (Schraudolph, 2002); `fisher` is 1/N sum_i g_i g_i^T with the gradients g_i of single samples.
+    With a weight decay lambda the matrix gets lambda I added.
+
+    Graphs of autograd are kept from product to product as long as they fit the memory; the others are built anew.
+
+    Args:
+        problem: What is differentiated; it must stay open.
+        kind: Which matrix.
+        weight_decay: lambda.
+        memory_bytes: For graphs; None takes half of what is free.
+        products: `auto` takes finite differences where autograd has no second derivative, and notes it.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        kind: Kind = "hessian",
+        *,
+        weight_decay: float = 0.0,
+        memory_bytes: int | None = None,
+        products: Products = "auto",
+    ) -> None:
+        if kind not in get_args(Kind):
+            raise UsageError(f"the matrix is {kind!r}, allowed are {', '.join(get_args(Kind))}", "use hessian")
+        if products not in get_args(Products):
+            raise UsageError(f"hvp is {products!r}, allowed are {', '.join(get_args(Products))}", "use auto")
+        if products == "fd" and kind != "hessian":
+            raise UsageError(f"hvp is fd and the matrix is {kind}, allowed is hessian", "use --hvp autograd")
+        super().__init__(problem.size, problem.dtype, problem.device)
+        self.notes: list[str] = []
+        self.graph_bytes = 0
+        self._problem = problem
+        self._build = BUILDERS[kind]
+        self._kind = kind
+        self._decay = weight_decay
+        self._allowed = products
+        self._differences = GradientDifference(problem) if products == "fd" else None
+        self._budget = memory.available(problem.device) // 2 if memory_bytes is None else memory_bytes
+        self._buffers = Buffers.of(problem.model)
+        self._pieces: list[_Piece] | None = None
+
+    @property
+    def how(self) -> str:
+        """How products are made, in words."""
+        if self._differences is not None:
+            return f"finite differences, relative error about {self._differences.error:.1e}"
+        kept = sum(piece.graph is not None for piece in self._pieces or ())
+        return f"autograd, {kept} of {len(self._pieces or ())} graphs kept"
+
+    def parts(self, vector: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """Yield the terms of A v, one for every piece of the samples, weighted by their numbers."""
+        problem = self._problem
+        if self._differences is None:
+            self._prepare(vector)
+        if self._differences is not None:
+            yield 1.0, self._decayed(self._differences.product(vector), vector, 1.0)
+            return
+        shaped = vec.unflatten(vector, problem.params)
+        assert self._pieces is not None
+        for piece in self._pieces:
+            share = piece.batch.size / problem.samples
+            graph = piece.graph or self._build(problem, piece.batch)
+            part = vec.flatten(graph(shaped, piece.graph is not None))
+            if problem.bn_mode == "train":
+                self._buffers.put_back()
+            yield share, self._decayed(part, vector, share)
+
+    def _decayed(self, part: Tensor, vector: Tensor, share: float) -> Tensor:
+        return part.add_(vector, alpha=share * self._decay) if self._decay else part
+
+    def _prepare(self, vector: Tensor) -> None:
+        """Measure a graph, cut the samples to what fits, and keep as many graphs as fit."""
+        if self._pieces is not None:
+            return
+        try:
+            self._pieces = self._planned(vec.unflatten(vector, self._problem.params))
+        except (RuntimeError, NotImplementedError) as error:
+            if not _has_no_second_derivative(error):
+                raise
+            if self._allowed == "autograd" or self._kind != "hessian":
+                raise InputError(
+                    f"the model has no second derivative: {one_line(error)}", "use --hvp fd, which is approximate"
+                ) from error
+            self._differences = GradientDifference(self._problem)
+            self.notes.append(f"finite differences were used, for autograd says: {one_line(error)}")
+
+    def _planned(self, vector: Sequence[Tensor]) -> list[_Piece]:
+        problem, fixed = self._problem, self._problem.bn_mode == "train"
+        first = problem.batches[0]
+        probe = first if fixed else first.select_range(0, min(_PROBE, first.size))
+        known = [*problem.params, *problem.model.buffers()]
+        with memory.counted(known) as held:
+            self._build(problem, probe, require_second_derivative)(vector, False)
+        if fixed:  # running statistics are put back after every batch, which a kept graph would not survive
+            self._buffers.put_back()
+            return [_Piece(batch, None) for batch in problem.batches]
+        each = max(1, held.bytes // probe.size)
+        total = each * problem.samples
+        whole = total <= self._budget
+        most = max(1, int(self._budget * _REUSE) // each)
+        room = self._budget if whole else self._budget - 2 * min(most, first.size) * each
+        pieces: list[_Piece] = []
+        for batch in problem.batches:
+            for part in batch.split(1 if whole else -(-batch.size // most)):
+                cost = each * part.size
+                keep = self.graph_bytes + cost <= room
+                self.graph_bytes += cost if keep else 0
+                pieces.append(_Piece(part, self._build(problem, part) if keep else None))
+        return pieces
+
+
+def _has_no_second_derivative(error: Exception) -> bool:
+    text = str(error)
+    known = ("derivative for", "not implemented", "once_differentiable", "double backward", "double backwards")
+    return any(words in text for words in known)

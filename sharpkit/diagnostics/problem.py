@@ -1,0 +1,209 @@
+"""What is differentiated: the mean per-sample loss over given samples, as a function of chosen parameters."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from sharpkit.core.buffers import Buffers, evaluating
+from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
+from sharpkit.diagnostics.folding import folded
+from sharpkit.diagnostics.reductions import wide
+from sharpkit.errors import DivergedError, InputError, UsageError
+
+BnMode = Literal["eval", "train"]
+"""Whether batch norm uses its stored statistics, or those of each batch, which makes the loss another function."""
+
+_FEW = 8
+"""Samples that the model is looked at with."""
+
+_REPEATABLE = 1e-5
+"""Largest relative difference of two evaluations of the same loss; rounding of float32 sums is well below."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The loss L(w) = 1/N sum_i l_i(w) of N samples at the model's weights w.
+
+    Args:
+        task: Outputs and per-sample losses.
+        model: Its buffers stay as they are.
+        batches: All samples, each once.
+        names: The names of the parameters that L is a function of.
+        params: These parameters.
+        bn_mode: How batch norm normalises.
+        loss: L(w).
+    """
+
+    task: Task
+    model: nn.Module
+    batches: tuple[Batch, ...]
+    names: tuple[str, ...]
+    params: tuple[nn.Parameter, ...]
+    bn_mode: BnMode
+    loss: float
+
+    @property
+    def samples(self) -> int:
+        """The number of samples N."""
+        return sum(batch.size for batch in self.batches)
+
+    @property
+    def size(self) -> int:
+        """The number of parameters P."""
+        return sum(p.numel() for p in self.params)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of flat vectors: float32, or float64 where a parameter is."""
+        return torch.float64 if any(p.dtype == torch.float64 for p in self.params) else torch.float32
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.params[0].device
+
+    def losses(self, batch: Batch) -> Tensor:
+        """Return the per-sample losses of a batch, (B,)."""
+        return self.task.losses(self.task.outputs(batch), batch)
+
+
+@contextmanager
+def opened(
+    model: nn.Module,
+    loss: LossFunction | Task,
+    batches: Iterable[Any],
+    *,
+    params: str | None = None,
+    bn_mode: BnMode = "eval",
+    dtype: torch.dtype | None = None,
+    fold: bool = True,
+) -> Generator[Problem]:
+    """Make a model ready for derivatives of its loss, and leave it as it was at the end.
+
+    The model is in evaluation mode, with batch norm as `bn_mode` says. Attention uses the kernel that has second
+    derivatives. The loss is evaluated twice, and what does not come out the same is refused.
+
+    Args:
+        model: On the device of the batches.
+        loss: `(outputs, targets, reduction="none") -> (B,)`, or a task.
+        batches: `(inputs, targets)` or `Batch`, of any sizes.
+        params: A regular expression that the names of the parameters must match somewhere; None takes all.
+        bn_mode: `eval` uses the stored statistics; `train` those of every batch.
+        dtype: Compute in this type; None leaves the model's.
+        fold: Whether batch norm in evaluation mode is folded into the layer before it, which is exact.
+
+    Raises:
+        UsageError: If no parameter or no batch is left.
+        InputError: If two evaluations differ.
+        DivergedError: If the loss is not finite.
+    """
+    if bn_mode not in get_args(BnMode):
+        raise UsageError(f"bn-mode is {bn_mode!r}, allowed are {', '.join(get_args(BnMode))}", "use eval")
+    task = as_task(model, loss)
+    given = [Batch.of(batch) for batch in batches]
+    if not given:
+        raise UsageError("there is no batch, at least one is needed", "give a list of (inputs, targets)")
+    chosen = _chosen(model, params)
+    buffers = Buffers.of(model)
+    with ExitStack() as stack:
+        stack.callback(buffers.put_back)
+        stack.enter_context(evaluating(model))
+        if bn_mode == "train":
+            for module in model.modules():
+                if isinstance(module, BatchNorm):
+                    module.train()
+        stack.enter_context(_double_attention())
+        if dtype is not None:
+            stack.enter_context(_cast(model, dtype))
+            given = [_cast_batch(batch, dtype) for batch in given]
+        names, parameters = tuple(chosen), tuple(chosen.values())
+        problem = Problem(task, model, tuple(given), names, parameters, bn_mode, math.nan)
+        first = _mean_loss(problem, problem.batches, buffers)
+        again: Iterable[Batch] = problem.batches
+        if not isinstance(batches, Sequence | Iterator):  # a loader, which may draw other samples the next time
+            again = (Batch.of(b) if dtype is None else _cast_batch(Batch.of(b), dtype) for b in batches)
+        _check_repeatable(first, _mean_loss(problem, again, buffers))
+        if bn_mode == "eval" and fold:
+            stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
+        yield Problem(task, model, tuple(given), names, parameters, bn_mode, first)
+
+
+def _chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:
+    """Return the parameters to differentiate by, by name; tied ones once."""
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not trainable:
+        raise UsageError("the model has no parameter that requires a gradient", "call requires_grad_() on some")
+    try:
+        kept = {name: p for name, p in trainable.items() if pattern is None or re.search(pattern, name)}
+    except re.error as error:
+        raise UsageError(f"params is {pattern!r}, which is no regular expression: {error}", "correct it") from None
+    if not kept:
+        shown = ", ".join(list(trainable)[:4])
+        raise UsageError(f"params is {pattern!r}, which no parameter's name matches", f"names are {shown}, ...")
+    return kept
+
+
+def _mean_loss(problem: Problem, batches: Iterable[Batch], buffers: Buffers) -> float:
+    total, count = torch.zeros((), dtype=wide(problem.device), device=problem.device), 0
+    with torch.no_grad():
+        for batch in batches:
+            total += problem.losses(batch).sum(dtype=total.dtype)
+            count += batch.size
+            if problem.bn_mode == "train":
+                buffers.put_back()
+    return float(total) / max(count, 1)
+
+
+def _check_repeatable(first: float, second: float) -> None:
+    if not (math.isfinite(first) and math.isfinite(second)):
+        raise DivergedError(f"the loss is {first:g}, allowed is a finite number", "give a model that has not diverged")
+    if abs(first - second) > _REPEATABLE * max(abs(first), abs(second)) + 1e-12:
+        raise InputError(
+            f"the loss is {first:.8g} and, evaluated again, {second:.8g}: model or data are random",
+            "remove dropout that acts in evaluation mode, and augmentation",
+        )
+
+
+@contextmanager
+def _double_attention() -> Generator[None]:
+    """Compute attention by the kernel that has second derivatives, and no encoder layer by the fused one."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _cast(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
+    """Give every parameter and buffer another type, and its own storage back at the end."""
+    held = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+    try:
+        for tensor, data in held:
+            tensor.data = data.to(dtype)
+        yield
+    finally:
+        for tensor, data in held:
+            tensor.data = data
+
+
+def _cast_batch(batch: Batch, dtype: torch.dtype) -> Batch:
+    cast: Callable[[Tensor], Tensor] = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
+    return Batch(map_tensors(cast, batch.inputs), map_tensors(cast, batch.targets), batch.indices)
+
+
+def bytes_of(batches: Sequence[Batch]) -> int:
+    """Return the bytes of the inputs of batches."""
+    return sum(t.nbytes for batch in batches for t in tensors(batch.inputs))

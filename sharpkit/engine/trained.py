@@ -1,0 +1,119 @@
+"""A trained model with its data, from a checkpoint: what every diagnostic starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from sharpkit.core.task import Batch, Supervised
+from sharpkit.data.dataset import Dataset, Samples, split
+from sharpkit.engine import checkpoint, external, runtime
+from sharpkit.engine.config import TrainConfig, from_mapping
+from sharpkit.engine.rehearsal import materialise
+from sharpkit.engine.session import build_model, load_dataset
+from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
+
+Split = Literal["train", "val", "test"]
+"""Which samples: those trained on (with their label noise), those held out for validation, or the test samples."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model at the weights of a checkpoint, and the samples of a split, without augmentation.
+
+    Args:
+        path: The checkpoint file.
+        config: The configuration of its run.
+        model: On the device.
+        task: The loss that was minimised, with its label smoothing.
+        samples: On the device.
+        device: Where.
+    """
+
+    path: Path
+    config: TrainConfig
+    model: nn.Module
+    task: Supervised
+    samples: Samples
+    device: torch.device
+
+    def batches(self, size: int) -> list[Batch]:
+        """Return all samples in order, in batches of a size; the last one may be smaller."""
+        whole = Batch(self.samples.inputs, self.samples.targets, self.samples.indices)
+        return [
+            replace(whole.select_range(i, min(i + size, whole.size)), whole=None) for i in range(0, whole.size, size)
+        ]
+
+
+def load(
+    path: Path,
+    *,
+    part: Split = "train",
+    count: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    data: str | None = None,
+    model: str | None = None,
+) -> Trained:
+    """Return the model of a checkpoint with its data.
+
+    Args:
+        path: A checkpoint or a run directory.
+        part: Which samples.
+        count: Only so many of them, drawn without replacement; None takes all.
+        seed: Of that draw.
+        device: Where to put both.
+        data: The data set, in place of the one that the checkpoint names.
+        model: The model, in place of the one that the checkpoint names.
+
+    Raises:
+        InputError: If the checkpoint is missing or damaged, or does not fit model or data.
+        UsageError: If a plain state dict comes without `data` and `model`, or the split is empty.
+    """
+    file = checkpoint.located(path)
+    content = checkpoint.read(file)
+    ours = content.get("format") == checkpoint.FORMAT
+    if not ours and (data is None or model is None):
+        raise UsageError(f"{file} does not say its data and model", "give --data and --model")
+    where = runtime.pick_device(device)
+    try:
+        config = _config(checkpoint.load(file) if ours else None, file)
+        config = replace(config, data=data or config.data, model=model or config.model)
+        dataset = load_dataset(config.data)
+        if ours and data is None and content["data"] != dataset.checksum:
+            raise InputError(f"the data {config.data} are not those that {file} was trained on", "give --data")
+        external.seed(config.seed)
+        network = build_model(config.model, dataset).to(where)
+        samples = _samples(dataset, config, part, count, seed).to(where)
+        task = Supervised(network, partial(functional.cross_entropy, label_smoothing=config.smoothing))
+        materialise(network, task, Batch(samples.inputs[:2], samples.targets[:2]))
+        checkpoint.load_weights(network, file)
+    except SharpkitError:
+        raise
+    except Exception as error:  # a field is missing, or is not what this version writes
+        raise InputError(
+            f"{file} is no complete checkpoint: {type(error).__name__}: {one_line(error)}", "give another checkpoint"
+        ) from error
+    return Trained(file, config, network, task, samples, where)
+
+
+def _config(content: dict[str, Any] | None, file: Path) -> TrainConfig:
+    return TrainConfig() if content is None else TrainConfig(**from_mapping(content["config"], str(file)))
+
+
+def _samples(dataset: Dataset, config: TrainConfig, part: Split, count: int | None, seed: int) -> Samples:
+    parts = split(
+        dataset, val_frac=config.val_frac, label_noise=config.label_noise, limit=config.limit, seed=config.seed
+    )
+    samples = {"train": parts.train, "val": parts.val, "test": parts.test}[part]
+    if not len(samples):
+        raise UsageError(f"split is {part}, which is empty in this run", "give --split train")
+    if count is None or count >= len(samples):
+        return samples
+    return samples.take(torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))[:count])

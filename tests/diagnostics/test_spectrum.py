@@ -1,0 +1,152 @@
+"""The spectrum of small networks and of losses whose Hessian is known in closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from sharpkit.diagnostics import hessian
+from sharpkit.errors import UsageError
+from tests.core.support import bits
+from tests.diagnostics.support import NETS, dense, net, samples, uneven
+
+
+@pytest.mark.parametrize("kind", NETS)
+def test_eigenvalues_of_small_networks(kind):
+    model, (x, y) = net(kind), samples(kind)
+    exact = np.linalg.eigvalsh(dense(model, x, y).detach().numpy())[::-1]
+    found = hessian(model, F.cross_entropy, uneven(x, y), tol=1e-9, bottom=2)
+    np.testing.assert_allclose(found.eigenvalues, exact[:5], rtol=1e-8)
+    np.testing.assert_allclose(found.smallest.values, exact[-2:], rtol=1e-8)
+    assert found.converged.all()
+    assert found.ratio == pytest.approx(exact[0] / exact[4], rel=1e-8)
+    assert (found.samples, found.parameters, found.bn_mode) == (20, len(exact), "eval")
+    assert found.loss == pytest.approx(F.cross_entropy(model.eval()(x), y).item())
+
+
+def test_how_the_samples_are_batched_changes_nothing():
+    model, (x, y) = net("cnn"), samples()
+    one = hessian(model, F.cross_entropy, [(x, y)], tol=1e-10)
+    many = hessian(model, F.cross_entropy, uneven(x, y, (15, 4, 1)), tol=1e-10)
+    np.testing.assert_allclose(one.eigenvalues, many.eigenvalues, rtol=1e-9)
+
+
+def test_linear_regression():
+    """L = 1/2N sum |W x - y|^2 over outputs has the Hessian I (x) X^T X / N."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 6, generator=generator, dtype=torch.float64)
+    targets = torch.randn(50, 2, generator=generator, dtype=torch.float64)
+    loss = lambda out, y, reduction: 0.5 * (out - y).square().sum(1)  # noqa: E731
+    found = hessian(nn.Linear(6, 2, bias=False).double(), loss, uneven(x, targets, (20, 30)), top=6, block=2, tol=1e-10)
+    exact = np.repeat(np.linalg.eigvalsh((x.T @ x / 50).numpy())[::-1], 2)
+    np.testing.assert_allclose(found.eigenvalues, exact[:6], rtol=1e-8)
+
+
+def test_logistic_regression():
+    """L = mean log(1 + exp(-y w.x)) has the Hessian X^T diag(p (1 - p)) X / N."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 9, generator=generator, dtype=torch.float64)
+    y = torch.randint(2, (80, 1), generator=generator).double()
+    model = nn.Linear(9, 1, bias=False).double()
+    p = torch.sigmoid(model(x)).detach()
+    exact = np.linalg.eigvalsh((x.T @ (p * (1 - p) * x) / 80).numpy())[::-1]
+    loss = lambda out, y, reduction: F.binary_cross_entropy_with_logits(out, y, reduction=reduction)  # noqa: E731
+    for kind in ("hessian", "ggn"):
+        found = hessian(model, loss, [(x, y)], kind=kind, tol=1e-10, top=9)
+        np.testing.assert_allclose(found.eigenvalues, exact, rtol=1e-8)
+
+
+def test_float64_of_a_float32_model():
+    model, (x, y) = net("cnn").float(), samples()
+    exact = np.linalg.eigvalsh(dense(net("cnn"), x, y).detach().numpy())[::-1]
+    before = bits(model.state_dict())
+    found = hessian(model, F.cross_entropy, [(x.float(), y)], dtype=torch.float64, tol=1e-9)
+    assert found.dtype == "float64"
+    np.testing.assert_allclose(found.eigenvalues, exact[:5], rtol=1e-5)
+    assert bits(model.state_dict()) == before
+    single = hessian(model, F.cross_entropy, [(x.float(), y)])
+    assert single.dtype == "float32"
+    np.testing.assert_allclose(single.eigenvalues, found.eigenvalues, rtol=1e-4)
+
+
+def test_trace_and_density_come_from_the_same_basis():
+    model, (x, y) = net("mlp"), samples()
+    matrix = dense(model, x, y).detach()
+    found = hessian(model, F.cross_entropy, uneven(x, y), density=True, steps=30, runs=3, trace="deflated")
+    assert abs(found.trace.value - float(matrix.trace())) <= 4 * found.trace.error + 1e-9
+    assert len(found.trace.parts) == len(found.names)
+    assert [len(n) for n in found.density.nodes] == [30, 30, 30]
+    assert all(w.sum() == pytest.approx(1) for w in found.density.weights)
+    assert found.products <= 30 * 3 + 5 + found.trace.samples + 70
+
+
+def test_weight_decay_moves_every_eigenvalue():
+    model, (x, y) = net("mlp"), samples()
+    plain = hessian(model, F.cross_entropy, [(x, y)], tol=1e-10)
+    decayed = hessian(model, F.cross_entropy, [(x, y)], tol=1e-10, weight_decay=0.5)
+    np.testing.assert_allclose(decayed.eigenvalues, plain.eigenvalues + 0.5, rtol=1e-8)
+
+
+def test_error_bars_are_those_of_the_quotients():
+    model, (x, y) = net("mlp"), samples(count=64)
+    found = hessian(model, F.cross_entropy, [(x, y)], tol=1e-9, error_bars=True)
+    quotients = [
+        [float(v @ dense(model, a, b).detach() @ v) for a, b in zip(x.split(4), y.split(4), strict=True)]
+        for v in found.vectors
+    ]
+    np.testing.assert_allclose(found.errors, np.std(quotients, axis=1, ddof=1) / 4, rtol=1e-6)
+    assert np.isnan(hessian(model, F.cross_entropy, [(x, y)]).errors).all()
+
+
+def test_a_small_memory_restarts_and_finds_the_same():
+    model, (x, y) = net("mlp"), samples()
+    exact = hessian(model, F.cross_entropy, [(x, y)], tol=1e-9)
+    tight = hessian(model, F.cross_entropy, [(x, y)], tol=1e-9, memory_bytes=2 * 18 * exact.parameters * 8)
+    np.testing.assert_allclose(tight.eigenvalues, exact.eigenvalues, rtol=1e-8)
+
+
+def test_what_was_found_when_it_is_stopped():
+    model, (x, y) = net("mlp"), samples()
+    seen = []
+
+    def watch(products, largest):
+        seen.append((products, largest))
+        return products < 12
+
+    found = hessian(model, F.cross_entropy, [(x, y)], tol=1e-9, density=True, trace="deflated", watch=watch)
+    assert (found.complete, found.products, found.trace) == (False, 12, None)
+    assert [products for products, _ in seen] == list(range(1, 13))
+    exact = np.linalg.eigvalsh(dense(model, x, y).detach().numpy())[::-1]
+    good = found.converged
+    np.testing.assert_allclose(found.eigenvalues[good], exact[:5][good], rtol=1e-8)
+
+
+def test_the_seed_decides_and_nothing_else_moves():
+    model, (x, y) = net("mlp"), samples()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    one, two = (hessian(model, F.cross_entropy, [(x, y)], trace="hutchinson", seed=3) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.trace.value == two.trace.value
+    assert (one.eigenvalues == two.eigenvalues).all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top": 0}, {"tol": 0}, {"steps": 1}, {"kind": "other"}, {"products": "x"}, {"block": 2, "density": True},
+     {"trace": "x"}, {"kind": "ggn", "products": "fd"}],
+)  # fmt: skip
+def test_misuse(options):
+    with pytest.raises(UsageError):
+        hessian(net("mlp"), F.cross_entropy, [samples()], **options)
+
+
+def test_fewer_eigenvalues_than_asked_for():
+    found = hessian(
+        nn.Linear(1, 2, bias=False).double(), F.cross_entropy, [(torch.ones(3, 1).double(), torch.ones(3).long())]
+    )
+    assert len(found.eigenvalues) == 2
+    assert math.isnan(found.ratio)
