@@ -142,10 +142,9 @@ def test_a_preset_that_does_not_exist(fails, name, hint, where):
     assert told == f"sharpkit: unknown preset '{name}'; {hint}"
 
 
-def test_a_preset_whose_model_is_not_here_is_told_as_any_unknown_name(sharpkit):
-    done = sharpkit("train", "--preset", "sampa/cifar10/wrn28-2", "--data", "digits", "-n")
-    assert done.code == 2
-    assert "unknown model 'wrn28-2'" in done.stderr.splitlines()[-1]
+@pytest.mark.parametrize("name", {preset.options["model"].value for preset in PRESETS.values()})
+def test_the_model_of_every_preset_is_one_that_there_is(name):
+    assert name in MODELS or name.startswith("torchvision:")
 
 
 def test_a_wrong_preset_and_the_list_do_not_wait_for_torch():
