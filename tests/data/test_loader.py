@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from sharpkit.data.dataset import Dataset, Samples
+from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
+from sharpkit.data.samples import Samples
 from sharpkit.errors import UsageError
 
 

@@ -3,7 +3,10 @@
 import pytest
 import torch
 
-from sharpkit.data.dataset import Dataset, Samples, cut_test, split, with_noise
+from sharpkit.data.dataset import Dataset, cut_test
+from sharpkit.data.noise import with_noise
+from sharpkit.data.samples import Samples
+from sharpkit.data.split import split
 from sharpkit.errors import UsageError
 
 
