@@ -15,8 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sharpkit.core.optimizer import SharpnessAware
 from sharpkit.core.task import Supervised
-from sharpkit.data import DATASETS
-from sharpkit.data.dataset import Dataset, from_user
+from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
 from sharpkit.data.part import drawn
 from sharpkit.data.split import Splits, split
@@ -24,6 +23,7 @@ from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.checkpoint import load_weights
 from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.datasets import load_dataset
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
@@ -91,18 +91,23 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     device = runtime.pick_device(config.device)
     runtime.set_determinism(config.deterministic)
     runtime.keep_freed_memory()
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config)
     parts = split(
-        dataset, val_frac=config.val_frac, label_noise=config.label_noise, limit=config.limit, seed=config.seed
+        dataset,
+        val_frac=config.val_frac,
+        label_noise=config.label_noise,
+        limit=config.limit,
+        seed=config.seed,
+        noise_kind=config.noise_kind,
     )
     splits = parts.to(device)
     if config.save_every == "best" and not len(parts.val):
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
     augment = dataset.augment if config.augment == "auto" else config.augment
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
-    model_name = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
+    chosen = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
     external.seed(config.seed)
-    model = _on(device, build_model(model_name, dataset))
+    model = _on(device, build_model(chosen, dataset))
     loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
     task = Supervised(model, loss)
     probe = next(loader.epoch(0, stop=1))
@@ -137,7 +142,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         opt=rule.text,
         rho=None,
         lr=default_lr(config.base) if config.lr is None else config.lr,
-        model=model_name,
+        model=chosen,
         augment=cast("Any", augment),
         device=str(device),
         threads=str(threads),
@@ -162,16 +167,6 @@ def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> int | None:
     return None if epochs is None else max(1, round(epochs * steps_per_epoch))
 
 
-def load_dataset(name: str) -> Dataset:
-    """Return a data set by name or from the user's function."""
-    if external.is_file_reference(name):
-        # What it draws is the same in every run, whatever the run's seed: the data are no part of the randomness.
-        external.seed(0)
-        function = external.from_file(name)
-        return from_user(_short(name), external.call(function, name))
-    return external.choose(name, DATASETS, "data set")()
-
-
 def build_model(name: str, dataset: Dataset) -> nn.Module:
     """Return a model by name, of a library, or from the user's function.
 
@@ -192,14 +187,9 @@ def build_model(name: str, dataset: Dataset) -> nn.Module:
     return builder(dataset.shape, dataset.classes)
 
 
-def display_name(name: str) -> str:
-    """Return the short form of a data or model name, for the run directory."""
-    return _short(name) if external.is_file_reference(name) else name
-
-
-def _short(reference: str) -> str:
-    path, _, function = reference.rpartition(":")
-    return f"{Path(path).stem}.{function}"
+def model_name(name: str) -> str:
+    """Return the short form of a model's name, for the run directory."""
+    return external.short_name(name) if external.is_file_reference(name) else name
 
 
 def _on(device: torch.device, model: nn.Module) -> nn.Module:
