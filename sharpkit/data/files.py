@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ SIDE = 224
 """Of the square that the model sees, in pixels."""
 
 _SHORTER_SIDE = 256  # that an image is shrunk to before the square is cut out of its middle
+_GRACE = 10.0  # seconds
 _PER_BATCH = 1_000_003
 _CPU = torch.device("cpu")
 
@@ -97,24 +99,28 @@ class ImageFiles:
     def _read(self, plan: Plan, *, training: bool) -> Iterator[Tensor]:
         """Yield the images of every batch, (B, 3, 224, 224) bytes."""
         decoder: Any = _Decoder(self.root, self.names, transform(training=training))
-        loader: DataLoader[Any] = DataLoader(
-            decoder,
-            batch_sampler=_Keys(plan),
-            num_workers=min(self.workers, len(plan)) if len(plan) > 1 else 0,
-            collate_fn=_as_it_is,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=_outlive_signals,
-            generator=torch.Generator(),  # the loader draws a number, and must not draw it from the global stream
-        )
-        reading = iter(loader)
-        for _ in plan:
-            try:
+        with warnings.catch_warnings():  # of torch's, which would have no more processes than CPUs
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+            loader: DataLoader[Any] = DataLoader(
+                decoder,
+                batch_sampler=_Keys(plan),
+                num_workers=min(self.workers, len(plan)) if len(plan) > 1 else 0,
+                collate_fn=_as_it_is,
+                pin_memory=self.device.type == "cuda",
+                worker_init_fn=_outlive_signals,
+                generator=torch.Generator(),  # the loader draws a number, and must not draw it from the global stream
+            )
+            reading = iter(loader)
+        try:
+            for _ in plan:
                 images = next(reading)
-            except RuntimeError as error:  # a process was killed, most often for want of shared memory
-                raise InputError(f"reading images failed: {one_line(error)}", "give fewer --workers, or 0") from error
-            if isinstance(images, str):
-                raise InputError(f"cannot read the image {images}", "remove or replace it")
-            yield images
+                if isinstance(images, str):
+                    raise InputError(f"cannot read the image {images}", "remove or replace it")
+                yield images
+        except RuntimeError as error:  # a process was killed, most often for want of shared memory
+            raise InputError(f"reading images failed: {one_line(error)}", "give fewer --workers, or 0") from error
+        finally:
+            del reading  # which ends the processes, also where an error keeps this frame
 
 
 def transform(*, training: bool) -> Any:
@@ -183,6 +189,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _outlive_signals(worker: int) -> None:
-    """Leave it to the training process to stop; a Ctrl-C or a batch system's signal reaches all processes."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Let the training process decide what a Ctrl-C or a batch system's signal means: they reach all processes.
+
+    It may need one more batch. But SIGTERM is also how it ends a process that it has lost, so it is obeyed in the end.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.setitimer(signal.ITIMER_REAL, _GRACE))

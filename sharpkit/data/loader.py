@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +53,7 @@ class Loader:
         whole, rest = divmod(len(self.samples), self.batch_size)
         return max(1, whole + (rest > 1))
 
-    def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Iterator[Batch]:
+    def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Generator[Batch]:
         """Yield the batches of an epoch from the batch `start` on, up to the batch `stop` or the end."""
         seed = (self.seed * _EPOCHS_APART + number) % _SEEDS
         order = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(seed))
