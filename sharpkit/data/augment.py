@@ -83,12 +83,11 @@ def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
         generator: On the CPU, so that every device draws the same shifts.
     """
     count, _, height, width = images.shape
-    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
-    rows = (corner[0] + torch.arange(height)).to(images.device)
-    cols = (corner[1] + torch.arange(width)).to(images.device)
-    padded = functional.pad(images, (pad, pad, pad, pad))
-    sample = torch.arange(count, device=images.device)[:, None, None]
-    return padded.movedim(1, -1)[sample, rows[:, :, None], cols[:, None, :]].movedim(-1, 1)
+    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)[..., 0].to(images.device)
+    # With the channels last a row of a shifted image is one piece of memory.
+    padded = functional.pad(images.movedim(1, -1), (0, 0, pad, pad, pad, pad))
+    shifted = padded.unfold(1, height, 1).unfold(2, width, 1).movedim(3, -1)
+    return shifted[torch.arange(count, device=images.device), corner[0], corner[1]].movedim(-1, 1)
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
