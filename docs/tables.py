@@ -1,4 +1,4 @@
-"""Write the tables that the code itself knows: recipes, models, presets and the options of `sharpkit train`."""
+"""Write the tables that the code itself knows: recipes, models, data, presets and the options of `sharpkit train`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
+from sharpkit.data import DATASETS
+from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import options
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.published import Values
@@ -21,6 +23,7 @@ def write_all(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "recipes.md").write_text(recipes(), encoding="utf-8")
     (folder / "models.md").write_text(models(), encoding="utf-8")
+    (folder / "data.md").write_text(datasets(), encoding="utf-8")
     (folder / "options.md").write_text(train_options(), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
 
@@ -40,6 +43,29 @@ def models() -> str:
     told = {name: of_model.describe(builder) for name, builder in MODELS.items()}
     rows = [(f"`{name}`", said.what, f"{said.parameters:,}", said.source) for name, said in told.items()]
     return table(("model", "what it is", "parameters", "source"), rows)
+
+
+def datasets() -> str:
+    """Return a row for every data set: what it is, its size, and what it needs."""
+    rows = [
+        (
+            f"`{name}`",
+            source.what,
+            f"{source.size.training:,}",
+            f"{source.size.test:,}",
+            "x".join(map(str, source.size.shape)),
+            str(source.size.classes),
+            _needs(source),
+        )
+        for name, source in DATASETS.items()
+    ]
+    return table(("data", "what it is", "training", "test", "shape", "classes", "from"), rows)
+
+
+def _needs(source: Source) -> str:
+    if not isinstance(source, Stored):
+        return source.place(Access())
+    return "`--download`, or files" if source.downloads else "files"
 
 
 def train_options() -> str:
