@@ -1,4 +1,4 @@
-"""Write the tables that the code itself knows: recipes, models, presets and the options of `sharpkit train`."""
+"""Write the tables that the code itself knows: recipes, models, data, presets and the options of `sharpkit train`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sharpkit
 from sharpkit.cli.options import PANELS, flag
 from sharpkit.commands.hessian_config import PANELS as HESSIAN_PANELS
 from sharpkit.commands.hessian_config import HessianConfig
+from sharpkit.data import DATASETS
+from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import TrainConfig, options
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.published import Values
@@ -23,6 +25,7 @@ def write_all(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "recipes.md").write_text(recipes(), encoding="utf-8")
     (folder / "models.md").write_text(models(), encoding="utf-8")
+    (folder / "data.md").write_text(datasets(), encoding="utf-8")
     (folder / "options.md").write_text(option_tables(TrainConfig, PANELS), encoding="utf-8")
     (folder / "hessian_options.md").write_text(option_tables(HessianConfig, HESSIAN_PANELS), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
@@ -43,6 +46,29 @@ def models() -> str:
     told = {name: of_model.describe(builder) for name, builder in MODELS.items()}
     rows = [(f"`{name}`", said.what, f"{said.parameters:,}", said.source) for name, said in told.items()]
     return table(("model", "what it is", "parameters", "source"), rows)
+
+
+def datasets() -> str:
+    """Return a row for every data set: what it is, its size, and what it needs."""
+    rows = [
+        (
+            f"`{name}`",
+            source.what,
+            f"{source.size.training:,}",
+            f"{source.size.test:,}",
+            "x".join(map(str, source.size.shape)),
+            str(source.size.classes),
+            _needs(source),
+        )
+        for name, source in DATASETS.items()
+    ]
+    return table(("data", "what it is", "training", "test", "shape", "classes", "from"), rows)
+
+
+def _needs(source: Source) -> str:
+    if not isinstance(source, Stored):
+        return source.place(Access())
+    return "`--download`, or files" if source.downloads else "files"
 
 
 def option_tables(of: type, panels: dict[str, tuple[str, ...]]) -> str:

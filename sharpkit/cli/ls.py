@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from sharpkit.cli.terminal import Terminal
+from sharpkit.engine.config import options
 from sharpkit.engine.documents import document, to_json
+
+if TYPE_CHECKING:
+    from sharpkit.data.source import Access, Source
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -19,6 +23,16 @@ def ls(
         typer.Argument(help="opts, unions, models, data or presets."),
     ] = "opts",
     *,
+    data_dir: Annotated[
+        str,
+        typer.Option(
+            "--data-dir",
+            metavar="DIR",
+            envvar="SHARPKIT_DATA_DIR",
+            show_envvar=False,
+            help="Folder that data sets are looked for in.",
+        ),
+    ] = str(options()["data_dir"].default),
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """List the optimizers, their unions, models, data sets or presets that can be named.
@@ -27,24 +41,26 @@ def ls(
     """
     terminal = Terminal()
     if json:
-        print(to_json(document("ls", {"what": what, "items": _items(what)})), end="")
+        print(to_json(document("ls", {"what": what, "items": _items(what, data_dir)})), end="")
     else:
-        terminal.rows(*_table(what, brief=terminal.person))
+        terminal.rows(*_table(what, data_dir, brief=terminal.person))
 
 
-def _table(what: str, *, brief: bool) -> Table:
+def _table(what: str, data_dir: str, *, brief: bool) -> Table:
     """Return header and rows; a person gets the columns that fit a terminal."""
     if what == "presets":
         return _presets(brief=brief)
     if what == "unions":
         return _unions(brief=brief)
-    return _opts(brief=brief) if what == "opts" else _described(what)
+    if what == "data":
+        return _data(data_dir, brief=brief)
+    return _opts(brief=brief) if what == "opts" else _models()
 
 
-def _items(what: str) -> list[dict[str, Any]]:
+def _items(what: str, data_dir: str) -> list[dict[str, Any]]:
     if what == "presets":
         return _preset_items()
-    header, rows = _table(what, brief=False)
+    header, rows = _table(what, data_dir, brief=False)
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
@@ -85,15 +101,43 @@ def _apart() -> dict[str, list[str]]:
     return {name: [b if a == name else a for a, b in refused if name in (a, b)] for name in RECIPES}
 
 
-def _described(what: str) -> Table:
-    from sharpkit.data import DATASETS
+def _models() -> Table:
     from sharpkit.models import MODELS
     from sharpkit.models.describe import describe
 
-    if what == "models":
-        told = [(name, describe(builder)) for name, builder in MODELS.items()]
-        return ("name", "parameters", "what it is"), [(name, str(d.parameters), d.what) for name, d in told]
-    return ("name", "what it is"), [(name, _first_line(loader)) for name, loader in DATASETS.items()]
+    told = [(name, describe(builder)) for name, builder in MODELS.items()]
+    return ("name", "parameters", "what it is"), [(name, str(d.parameters), d.what) for name, d in told]
+
+
+def _data(data_dir: str, *, brief: bool) -> Table:
+    """Return size and place of every data set, and whether it is there."""
+    from sharpkit.data import DATASETS
+    from sharpkit.data.source import Access
+
+    access = Access(Path(data_dir))
+    told = [(name, source, source.size, "x".join(map(str, source.size.shape))) for name, source in DATASETS.items()]
+    if brief:
+        return ("name", "samples", "shape", "classes", "place"), [
+            (name, f"{n.training}+{n.test}", shape, str(n.classes), _place(source, access))
+            for name, source, n, shape in told
+        ]
+    header = ("name", "training", "test", "shape", "classes", "there", "place", "what it is")
+    rows = [
+        (name, str(n.training), str(n.test), shape, str(n.classes), _there(source, access), source.place(access))
+        for name, source, n, shape in told
+    ]
+    return header, [(*row, source.what) for row, source in zip(rows, DATASETS.values(), strict=True)]
+
+
+def _there(source: Source, access: Access) -> str:
+    return "yes" if source.there(access) else "no"
+
+
+def _place(source: Source, access: Access) -> str:
+    """Return for a person where a data set is, or where it is not."""
+    if not source.there(access):
+        return f"not in {access.folder}"
+    return source.place(access).replace(str(Path.home()), "~", 1)
 
 
 def _presets(*, brief: bool) -> Table:
@@ -124,7 +168,3 @@ def _preset_items() -> list[dict[str, Any]]:
         }
         for preset in PRESETS.values()
     ]
-
-
-def _first_line(documented: object) -> str:
-    return (inspect.getdoc(documented) or "").split("\n")[0]

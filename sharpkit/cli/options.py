@@ -24,11 +24,11 @@ PANELS: dict[str, tuple[str, ...]] = {
         "momentum",
         "nesterov",
     ),
-    "Data": ("data", "label_noise", "val_frac", "augment", "limit"),
+    "Data": ("data", "data_dir", "download", "label_noise", "noise_kind", "val_frac", "augment", "limit"),
     "Model": ("model", "init"),
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
     "Numerics": ("amp", "rng", "bn_stats"),
-    "Run": ("seed", "save_every", "device", "threads", "deterministic"),
+    "Run": ("seed", "save_every", "device", "threads", "workers", "deterministic"),
 }
 
 

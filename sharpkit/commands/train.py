@@ -13,6 +13,7 @@ import torch
 
 from sharpkit.engine import checkpoint, rundir
 from sharpkit.engine.config import TrainConfig, to_mapping
+from sharpkit.engine.datasets import data_name
 from sharpkit.engine.documents import document, to_json
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.fit import Fit, Observer
@@ -22,7 +23,7 @@ from sharpkit.engine.records import NOTES
 from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.engine.session import Session, build, display_name
+from sharpkit.engine.session import Session, build, model_name
 from sharpkit.errors import UsageError
 
 ROOT = Path("runs")
@@ -116,7 +117,7 @@ def resume(path: Path, given: Mapping[str, Any] | None = None, *, observer: Obse
 
     Args:
         path: The run directory or its checkpoint.
-        given: Options given again; `device` and `threads` may differ from the run's, others must be the same.
+        given: Options given again; those of the machine may differ from the run's, others must be the same.
         observer: Is told how it goes.
 
     Raises:
@@ -246,9 +247,9 @@ def peak_mb(device: torch.device) -> float:
 
 
 def _name(session: Session) -> str:
-    asked, model = session.asked, display_name(session.config.model)
+    asked, model = session.asked, model_name(session.config.model)
     opt = asked.opt if asked.rho is None else f"{asked.opt}:rho={asked.rho:g}"
-    return rundir.run_name(display_name(asked.data), model, opt, asked.seed)
+    return rundir.run_name(data_name(asked.data), model, opt, asked.seed)
 
 
 def _not_default(config: TrainConfig) -> dict[str, Any]:

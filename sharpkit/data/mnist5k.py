@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from sharpkit.data.dataset import Dataset, assembled, cut_test, samples
+from sharpkit.data.dataset import Dataset, assembled, cut_test
+from sharpkit.data.samples import samples
 from sharpkit.errors import InputError
 
 _MEAN, _STD = 0.1307, 0.3081

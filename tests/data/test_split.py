@@ -1,9 +1,14 @@
 """Held-out data and label noise."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from sharpkit.data.dataset import Dataset, Samples, cut_test, split, with_noise
+from sharpkit.data.dataset import Dataset, cut_test
+from sharpkit.data.noise import with_noise
+from sharpkit.data.samples import Samples
+from sharpkit.data.split import split
 from sharpkit.errors import UsageError
 
 
@@ -106,3 +111,46 @@ def test_a_third_of_every_class_is_cut_off_for_testing():
         assert torch.equal(part.indices, part.indices.sort().values)
     torch.manual_seed(99)
     assert torch.equal(cut_test(every)[1].indices, test.indices)
+
+
+# ---------------------------------------------------------------------- asymmetric noise
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.45, 1.0])
+def test_asymmetric_noise_replaces_an_exact_number_by_the_class_that_each_is_mistaken_for(fraction):
+    targets = torch.arange(1000) % 5
+    mistaken = (1, 1, 3, 2, 4)  # 0 becomes 1; 2 and 3 change places; 1 and 4 stay
+    noisy, count = with_noise(targets, fraction, 5, 7, "asymmetric", mistaken)
+    changed = noisy != targets
+    assert count == int(changed.sum()) == round(fraction * 600)
+    assert {(int(a), int(b)) for a, b in zip(targets[changed], noisy[changed], strict=True)} <= {(0, 1), (2, 3), (3, 2)}
+    if 0 < fraction < 1:
+        per_class = torch.bincount(targets[changed], minlength=5)[[0, 2, 3]] / 200
+        assert float((per_class - fraction).abs().max()) < 0.15
+
+
+def test_asymmetric_noise_makes_the_next_class_where_no_pairs_are_given():
+    targets = torch.arange(300) % 3
+    noisy, count = with_noise(targets, 1.0, 3, 0, "asymmetric")
+    assert count == 300
+    assert torch.equal(noisy, (targets + 1) % 3)
+
+
+def test_asymmetric_noise_follows_the_seed_and_needs_a_second_class():
+    targets = torch.arange(500) % 5
+    a, b, c = (with_noise(targets, 0.4, 5, seed, "asymmetric")[0] for seed in (0, 0, 1))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    with pytest.raises(UsageError, match="at least two classes"):
+        with_noise(torch.zeros(10).long(), 0.5, 1, 0, "asymmetric")
+
+
+def test_a_data_set_says_which_classes_are_mistaken():
+    data = replace(dataset(count=1000), mistaken=(0, 1, 3, 3))
+    parts = split(data, val_frac=0.1, label_noise=0.5, limit=None, seed=0, noise_kind="asymmetric")
+    clean = parts.train.indices % 4
+    changed = parts.train.targets != clean
+    assert set(clean[changed].tolist()) == {2}
+    assert set(parts.train.targets[changed].tolist()) == {3}
+    assert parts.noisy_labels == int(changed.sum()) == round(0.5 * int((clean == 2).sum()))
+    assert torch.equal(parts.val.targets, parts.val.indices % 4)

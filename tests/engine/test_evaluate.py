@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sharpkit.core.optimizer import StepReport
 from sharpkit.core.task import Batch, Supervised
-from sharpkit.data.dataset import Samples
+from sharpkit.data.samples import Samples
 from sharpkit.engine import evaluate as module
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.records import Records

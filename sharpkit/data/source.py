@@ -1,0 +1,177 @@
+"""A data set by name: how large it is, where its files are looked for, and how they are had and read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Protocol
+
+from sharpkit.data.dataset import Dataset
+from sharpkit.data.download import Download
+from sharpkit.errors import InputError, one_line
+
+DEFAULT_FOLDER = "~/.cache/sharpkit"
+
+
+@dataclass(frozen=True)
+class Access:
+    """How data are got at.
+
+    Args:
+        folder: Where data sets lie, each in itself or in a folder of its name.
+        download: Whether one that is missing may be downloaded.
+        workers: Processes that read images during training; 0 reads them in this one.
+    """
+
+    folder: Path = Path(DEFAULT_FOLDER)
+    download: bool = False
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a data set is: samples for training and testing, the shape of an input, and classes."""
+
+    training: int
+    test: int
+    shape: tuple[int, ...]
+    classes: int
+
+
+class Source(Protocol):
+    """A data set by name."""
+
+    @property
+    def size(self) -> Size:
+        """How large it is."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """The first sentence about it."""
+        ...
+
+    def place(self, access: Access) -> str:
+        """Return where it comes from."""
+        ...
+
+    def there(self, access: Access) -> bool:
+        """Return whether it can be loaded without a download."""
+        ...
+
+    def __call__(self, access: Access = ...) -> Dataset:
+        """Return the data set."""
+        ...
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """A data set that comes with a Python package."""
+
+    load: Callable[[], Dataset]
+    package: str
+    size: Size
+
+    @property
+    def what(self) -> str:
+        """The first sentence about it."""
+        return first_sentence(self.load)
+
+    def place(self, access: Access) -> str:
+        """Return the package's name."""
+        return f"package {self.package}"
+
+    def there(self, access: Access) -> bool:
+        """Return whether the package is installed."""
+        return find_spec(self.package.replace("scikit-learn", "sklearn")) is not None
+
+    def __call__(self, access: Access | None = None) -> Dataset:
+        """Return the data set."""
+        return self.load()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A data set in files.
+
+    Args:
+        name: Of the data set, and of the folder that it is looked for in and downloaded to.
+        load: From the folder that holds the files.
+        size: As published.
+        files: What must be there, relative to the folder; of several names each, one.
+        downloads: What to download; none where that needs an account.
+        remedy: What to put where, if it is missing.
+    """
+
+    name: str
+    load: Callable[[Path, Access], Dataset]
+    size: Size
+    files: tuple[tuple[str, ...], ...]
+    remedy: str
+    downloads: tuple[Download, ...] = ()
+
+    @property
+    def what(self) -> str:
+        """The first sentence about it."""
+        return first_sentence(self.load)
+
+    def place(self, access: Access) -> str:
+        """Return the folder that it is in, or that it is looked for in first."""
+        return str(self._found(access) or self._candidates(access)[0])
+
+    def there(self, access: Access) -> bool:
+        """Return whether all files are there."""
+        return self._found(access) is not None
+
+    def __call__(self, access: Access | None = None) -> Dataset:
+        """Return the data set, downloaded first if it is missing and that is allowed.
+
+        Raises:
+            InputError: If it is missing, cannot be downloaded, or its files do not hold what they should.
+        """
+        access = access or Access()
+        folder = self._found(access)
+        if folder is None and access.download and self.downloads:
+            for download in self.downloads:
+                download.fetch(self._candidates(access)[0])
+            folder = self._found(access)
+        if folder is None:
+            raise self._missing(access)
+        try:
+            return self.load(folder, access)
+        except OSError as error:
+            raise InputError(
+                f"the data set {self.name} in {folder} cannot be read: {one_line(error)}", "make its files readable"
+            ) from error
+
+    def _candidates(self, access: Access) -> tuple[Path, Path]:
+        folder = access.folder.expanduser()
+        return folder / self.name, folder
+
+    def _found(self, access: Access) -> Path | None:
+        return next((folder for folder in self._candidates(access) if not self._absent(folder)), None)
+
+    def _absent(self, folder: Path) -> str:
+        """Return the first file that is not in a folder."""
+        missing = (names[0] for names in self.files if not any((folder / name).exists() for name in names))
+        return next(missing, "")
+
+    def _missing(self, access: Access) -> InputError:
+        places = self._candidates(access)
+        begun = next((folder for folder in places if self._absent(folder) != self.files[0][0]), None)
+        where = f"there is no {self.files[0][0]} in {places[0]} or {places[1]}"
+        if begun is not None:
+            where = f"{self._absent(begun)} is not in {begun}, and what comes before it is"
+        means = ", or add --download" if self.downloads else "; a download needs an account there"
+        return InputError(
+            f"the data set {self.name} is missing: {where}",
+            f"put {self.remedy} into {begun or places[0]}, or name another folder with --data-dir{means}",
+        )
+
+
+def first_sentence(documented: object) -> str:
+    """Return the first line of a docstring as a description."""
+    return (inspect.getdoc(documented) or "").split("\n")[0].removeprefix("Return ").rstrip(".")
