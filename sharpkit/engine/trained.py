@@ -12,11 +12,15 @@ from torch import nn
 from torch.nn import functional
 
 from sharpkit.core.task import Batch, Supervised
-from sharpkit.data.dataset import Dataset, Samples, split
+from sharpkit.data.augment import PLAIN
+from sharpkit.data.dataset import Dataset
+from sharpkit.data.part import Part, in_order
+from sharpkit.data.split import split
 from sharpkit.engine import checkpoint, external, runtime
 from sharpkit.engine.config import TrainConfig, from_mapping
+from sharpkit.engine.datasets import load_dataset
 from sharpkit.engine.rehearsal import materialise
-from sharpkit.engine.session import build_model, load_dataset
+from sharpkit.engine.session import build_model
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 
 Split = Literal["train", "val", "test"]
@@ -40,15 +44,12 @@ class Trained:
     config: TrainConfig
     model: nn.Module
     task: Supervised
-    samples: Samples
+    samples: Part
     device: torch.device
 
     def batches(self, size: int) -> list[Batch]:
         """Return all samples in order, in batches of a size; the last one may be smaller."""
-        whole = Batch(self.samples.inputs, self.samples.targets, self.samples.indices)
-        return [
-            replace(whole.select_range(i, min(i + size, whole.size)), whole=None) for i in range(0, whole.size, size)
-        ]
+        return list(self.samples.batches(in_order(len(self.samples), size), PLAIN))
 
 
 def load(
@@ -85,14 +86,14 @@ def load(
     try:
         config = _config(checkpoint.load(file) if ours else None, file)
         config = replace(config, data=data or config.data, model=model or config.model)
-        dataset = load_dataset(config.data)
+        dataset = load_dataset(config)
         if ours and data is None and content["data"] != dataset.checksum:
             raise InputError(f"the data {config.data} are not those that {file} was trained on", "give --data")
         external.seed(config.seed)
         network = build_model(config.model, dataset).to(where)
         samples = _samples(dataset, config, part, count, seed).to(where)
         task = Supervised(network, partial(functional.cross_entropy, label_smoothing=config.smoothing))
-        materialise(network, task, Batch(samples.inputs[:2], samples.targets[:2]))
+        materialise(network, task, next(samples.batches(in_order(min(2, len(samples)), 2))))
         checkpoint.load_weights(network, file)
     except SharpkitError:
         raise
@@ -107,9 +108,14 @@ def _config(content: dict[str, Any] | None, file: Path) -> TrainConfig:
     return TrainConfig() if content is None else TrainConfig(**from_mapping(content["config"], str(file)))
 
 
-def _samples(dataset: Dataset, config: TrainConfig, part: Split, count: int | None, seed: int) -> Samples:
+def _samples(dataset: Dataset, config: TrainConfig, part: Split, count: int | None, seed: int) -> Part:
     parts = split(
-        dataset, val_frac=config.val_frac, label_noise=config.label_noise, limit=config.limit, seed=config.seed
+        dataset,
+        val_frac=config.val_frac,
+        label_noise=config.label_noise,
+        limit=config.limit,
+        seed=config.seed,
+        noise_kind=config.noise_kind,
     )
     samples = {"train": parts.train, "val": parts.val, "test": parts.test}[part]
     if not len(samples):
