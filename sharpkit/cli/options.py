@@ -25,7 +25,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "nesterov",
     ),
     "Data": ("data", "label_noise", "val_frac", "augment", "limit"),
-    "Model": ("model", "init"),
+    "Model": ("model", "init", "partial", "trust_checkpoint"),
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
     "Numerics": ("amp", "rng", "bn_stats"),
     "Run": ("seed", "save_every", "device", "threads", "deterministic"),

@@ -23,6 +23,7 @@ from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.session import Session, build, display_name
+from sharpkit.engine.weights import load_state
 from sharpkit.errors import UsageError
 
 ROOT = Path("runs")
@@ -219,7 +220,7 @@ def _score_of(path: Path, session: Session) -> float:
     """Return the test accuracy of a stored model, leaving the session's model as it is."""
     kept = {name: value.clone() for name, value in session.model.state_dict().items()}
     try:
-        session.model.load_state_dict(checkpoint.load(path)["model"])
+        load_state(session.model, checkpoint.load(path)["model"], str(path))
         return evaluate(session.model, session.test_task, session.splits.test).accuracy
     finally:
         session.model.load_state_dict(kept)

@@ -20,9 +20,9 @@ from sharpkit.data.dataset import Dataset, Samples, Splits, from_user, split
 from sharpkit.data.loader import Loader
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
-from sharpkit.engine.checkpoint import load_weights
 from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.rehearsal import materialise, rehearse
+from sharpkit.engine.weights import load_weights
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
 from sharpkit.models.libraries import from_library
@@ -105,8 +105,10 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     task = Supervised(model, loss)
     probe = next(loader.epoch(0))
     materialise(model, task, probe)
+    notes: list[str] = []
     if config.init is not None and asked is None:
-        load_weights(model, Path(config.init))
+        trust = config.trust_checkpoint
+        load_weights(model, Path(config.init), partial=config.partial, trust=trust, note=notes.append)
     rehearse(model, task, probe, dataset.classes)
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
     base = build_base(replace(config, wd=0.0) if config.wd_in_loss else config, model.parameters())
@@ -151,7 +153,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         test_task=Supervised(model, functional.cross_entropy),
         optimizer=optimizer,
         scheduler=schedules.attach(base, config, len(loader)),
-        notes=(sentence,),
+        notes=(*notes, sentence),
     )
 
 
