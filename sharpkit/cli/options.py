@@ -28,7 +28,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Model": ("model", "init", "partial", "trust_checkpoint"),
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
     "Numerics": ("amp", "rng", "bn_stats"),
-    "Run": ("seed", "save_every", "device", "threads", "deterministic"),
+    "Run": ("seed", "save_every", "device", "threads", "compile", "channels_last", "deterministic"),
 }
 
 

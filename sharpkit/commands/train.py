@@ -134,7 +134,7 @@ def find_resumable(config: TrainConfig, out: Path | None, *, observer: Observer 
     """
     session = build(config)
     folders = [out] if out is not None else list(ROOT.glob(f"{_name(session)}*"))
-    found = find(session.config, folders, observer or Quiet())
+    found = find(session.config, session.asked, folders, observer or Quiet())
     if found is None and out is not None and RunDir(out).config.is_file():
         raise UsageError(
             f"{out} holds a run of other options, or one that cannot be gone on with", "give another --out"

@@ -76,6 +76,10 @@ class TrainConfig:
     seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
+    compile: bool = option(False, "Run the training passes through torch.compile.")
+    channels_last: Literal["auto", "on", "off"] = option(
+        "auto", "Memory format of images; auto measures it on a CPU and says which."
+    )
     deterministic: bool = option(False, "Only deterministic algorithms; slower on a GPU.")
     preset: str | None = option(
         None, "Settings of a paper, PAPER/DATASET/MODEL, see `sharpkit ls presets`.", shown="none"

@@ -20,7 +20,9 @@ from sharpkit.data.dataset import Dataset, Samples, Splits, from_user, split
 from sharpkit.data.loader import Loader
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
+from sharpkit.engine.compiling import compiled
 from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.layout import pick_layout
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.engine.weights import load_weights
 from sharpkit.errors import InputError, UsageError, one_line
@@ -111,12 +113,17 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         load_weights(model, Path(config.init), partial=config.partial, trust=trust, note=notes.append)
     rehearse(model, task, probe, dataset.classes)
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
+    layout, told = pick_layout(config.channels_last, model, task, probe, config.amp, deterministic=config.deterministic)
+    notes += [sentence, *told]
+    if config.compile:
+        task, sentence = compiled(task, probe)
+        notes.append(sentence)
     base = build_base(replace(config, wd=0.0) if config.wd_in_loss else config, model.parameters())
     optimizer = SharpnessAware(
         model,
         base,
         rule,
-        loss=loss,
+        loss=task,
         total_steps=config.epochs * len(loader),
         steps_per_epoch=len(loader),
         seed=config.seed,
@@ -141,6 +148,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         augment=cast("Any", augment),
         device=str(device),
         threads=str(threads),
+        channels_last=cast("Any", layout),
     )
     return Session(
         config=resolved,
@@ -153,7 +161,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         test_task=Supervised(model, functional.cross_entropy),
         optimizer=optimizer,
         scheduler=schedules.attach(base, config, len(loader)),
-        notes=(*notes, sentence),
+        notes=tuple(notes),
     )
 
 
