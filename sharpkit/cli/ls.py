@@ -35,7 +35,9 @@ def _table(what: str, *, brief: bool) -> Table:
     """Return header and rows; a person gets the columns that fit a terminal."""
     if what == "presets":
         return _presets(brief=brief)
-    return _opts(brief=brief) if what == "opts" else _described(what)
+    if what == "opts":
+        return _opts(brief=brief)
+    return _models() if what == "models" else _data()
 
 
 def _items(what: str) -> list[dict[str, Any]]:
@@ -57,14 +59,17 @@ def _opts(*, brief: bool) -> Table:
     return header, [(n, " ".join(d.settings), " ".join(d.slots), d.cost, d.source, d.what) for n, d in told]
 
 
-def _described(what: str) -> Table:
-    from sharpkit.data import DATASETS
+def _models() -> Table:
     from sharpkit.models import MODELS
     from sharpkit.models.describe import describe
 
-    if what == "models":
-        told = [(name, describe(builder)) for name, builder in MODELS.items()]
-        return ("name", "parameters", "what it is"), [(name, str(d.parameters), d.what) for name, d in told]
+    told = [(name, describe(name)) for name in MODELS]
+    return ("name", "parameters", "what it is"), [(name, str(d.parameters), d.what) for name, d in told]
+
+
+def _data() -> Table:
+    from sharpkit.data import DATASETS
+
     return ("name", "what it is"), [(name, _first_line(loader)) for name, loader in DATASETS.items()]
 
 
