@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, cast
 
@@ -41,7 +41,7 @@ class Compiled:
     def outputs(self, batch: Batch) -> Tensor:
         """Return model(inputs)."""
         compiled = getattr(self.task.model, "training", False) and batch.size > 1
-        return (Supervised(self.fast, self.task.loss) if compiled else self.task).outputs(batch)
+        return (replace(self.task, model=self.fast) if compiled else self.task).outputs(batch)
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the loss of every sample, (B,)."""

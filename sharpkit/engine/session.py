@@ -113,7 +113,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         load_weights(model, Path(config.init), partial=config.partial, trust=trust, note=notes.append)
     rehearse(model, task, probe, dataset.classes)
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
-    layout, told = pick_layout(config.channels_last, model, task, probe, config.amp, deterministic=config.deterministic)
+    task, layout, told = pick_layout(config.channels_last, task, probe, config.amp, deterministic=config.deterministic)
     notes += [sentence, *told]
     if config.compile:
         task, sentence = compiled(task, probe)
