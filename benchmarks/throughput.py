@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from typing import Literal
 
 import numpy as np
 import torch
@@ -237,8 +238,10 @@ TUNED: dict[str, Callable[[nn.Module, torch.optim.Optimizer], StepFunction]] = {
 USUAL: dict[str, Callable[[nn.Module, torch.optim.Optimizer], StepFunction]] = {"sgd": sgd_step, "sam": usual_sam_step}
 
 
-def contenders(data: str, model: str, batch: int, threads: int, recipe: str) -> tuple[dict[str, Epoch], str, int]:
-    """Return an epoch of each, our choice of memory format, and the number of samples in an epoch."""
+def contenders(
+    data: str, model: str, batch: int, recipe: str, threads: int, layout: Literal["auto", "on", "off"]
+) -> tuple[dict[str, Epoch], str, int]:
+    """Return an epoch of each, the memory format, and the number of samples in an epoch."""
     config = TrainConfig(
         opt=recipe if recipe == "sgd" else f"{recipe}:rho={RHO}",
         data=f"{__file__}:{data}",
@@ -248,6 +251,7 @@ def contenders(data: str, model: str, batch: int, threads: int, recipe: str) -> 
         val_frac=0.0,
         epochs=1000,
         threads=str(threads),
+        channels_last=layout,
         device="cpu",
     )
     session = build(config)
@@ -299,6 +303,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="epochs of the CNN on small images; others take fewer")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--channels-last", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--only", choices=("digits", "cifar", "resnet"), default=None)
     options = parser.parse_args()
     transform = type(transform_of(8, 1)).__name__
@@ -316,7 +321,7 @@ def main() -> None:
     for name, (data, model, batch, rounds, title) in cases.items():
         if options.only in (None, name):
             for recipe in ("sgd", "sam"):
-                epochs, layout, count = contenders(data, model, batch, options.threads, recipe)
+                epochs, layout, count = contenders(data, model, batch, recipe, options.threads, options.channels_last)
                 report(f"{title}, channels-last {layout}", recipe, count, measure(epochs, rounds))
 
 
