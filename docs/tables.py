@@ -43,7 +43,7 @@ def recipes() -> str:
 
 def models() -> str:
     """Return a row for every model: what it is, its parameters and its source."""
-    told = {name: of_model.describe(builder) for name, builder in MODELS.items()}
+    told = {name: of_model.describe(name) for name in MODELS}
     rows = [(f"`{name}`", said.what, f"{said.parameters:,}", said.source) for name, said in told.items()]
     return table(("model", "what it is", "parameters", "source"), rows)
 

@@ -105,7 +105,7 @@ def _models() -> Table:
     from sharpkit.models import MODELS
     from sharpkit.models.describe import describe
 
-    told = [(name, describe(builder)) for name, builder in MODELS.items()]
+    told = [(name, describe(name)) for name in MODELS]
     return ("name", "parameters", "what it is"), [(name, str(d.parameters), d.what) for name, d in told]
 
 

@@ -24,6 +24,7 @@ from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.session import Session, build, model_name
+from sharpkit.engine.weights import load_state
 from sharpkit.errors import UsageError
 
 ROOT = Path("runs")
@@ -134,7 +135,7 @@ def find_resumable(config: TrainConfig, out: Path | None, *, observer: Observer 
     """
     session = build(config)
     folders = [out] if out is not None else list(ROOT.glob(f"{_name(session)}*"))
-    found = find(session.config, folders, observer or Quiet())
+    found = find(session.config, session.asked, folders, observer or Quiet())
     if found is None and out is not None and RunDir(out).config.is_file():
         raise UsageError(
             f"{out} holds a run of other options, or one that cannot be gone on with", "give another --out"
@@ -220,7 +221,7 @@ def _score_of(path: Path, session: Session) -> float:
     """Return the test accuracy of a stored model, leaving the session's model as it is."""
     kept = {name: value.clone() for name, value in session.model.state_dict().items()}
     try:
-        session.model.load_state_dict(checkpoint.load(path)["model"])
+        load_state(session.model, checkpoint.load(path)["model"], str(path))
         return evaluate(session.model, session.test_task, session.splits.test).accuracy
     finally:
         session.model.load_state_dict(kept)

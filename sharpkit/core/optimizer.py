@@ -235,7 +235,7 @@ class SharpnessAware:
         self.base.step()
 
     def _overflowed(self) -> bool:
-        """Read, on every rank alike, whether a pass of this fp16 step gave a gradient that is not finite."""
+        """Read, on every rank alike, whether a pass of this fp16 step gave a gradient or loss that is not finite."""
         overflow = self._precision.overflow.clone()
         self._comm.any_(overflow)
         return bool(overflow)

@@ -187,6 +187,7 @@ class Oracle:
         for grads in sums:
             self._settle(grads, reached)
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
+        self._precision.watch(joined)
         seen = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
         return Evaluation(joined.mean(), joined, seen, sums, reached)
 

@@ -23,8 +23,8 @@ class Precision:
 
     In `fp16` the loss is multiplied by one scale S in every pass of a step, and each gradient is divided by S at once,
     so that no rule ever sees a scaled gradient (AE-SAM, VaSSO, SAMPa and others are not invariant to it). A gradient
-    that is not finite makes the engine drop the step; S is halved after such a step and doubled after 2000 good ones,
-    once a step. torch.amp.GradScaler cannot be used: it allows one `unscale_` a step.
+    or loss that is not finite makes the engine drop the step; S is halved after such a step and doubled after 2000 good
+    ones, once a step. torch.amp.GradScaler cannot be used: it allows one `unscale_` a step.
 
     Args:
         mode: `off`, `bf16` (autocast, no scale) or `fp16` (autocast and scale).
@@ -66,9 +66,14 @@ class Precision:
         vec.scale_(grads, 1.0 / self._scale)
         self._overflow |= ~torch.isfinite(vec.norm(grads))
 
+    def watch(self, losses: Tensor) -> None:
+        """Remember whether any loss is not finite; a pass without a gradient of its own overflows as any other."""
+        if self.scaled:
+            self._overflow |= ~torch.isfinite(losses).all()
+
     @property
     def overflow(self) -> Tensor:
-        """Whether a gradient of this step was not finite, a 0-dim boolean on the device."""
+        """Whether a gradient or loss of this step was not finite, a 0-dim boolean on the device."""
         return self._overflow
 
     def forget(self) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import pickletools
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -17,6 +19,8 @@ from sharpkit.errors import InputError, one_line
 
 FORMAT = "sharpkit.checkpoint"
 VERSION = 1
+
+_LEGACY_PICKLES = 5  # of a file that torch.save wrote before it wrote zip archives
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -73,11 +77,15 @@ def load(path: Path) -> dict[str, Any]:
     return document
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Read any file of plain tensors that torch.save wrote.
+def read(path: Path, *, trust: bool = False) -> dict[str, Any]:
+    """Read any file that torch.save wrote; of a whole module, its state_dict.
+
+    Args:
+        path: The file.
+        trust: Whether code that a file needs may run; a file of plain tensors needs none.
 
     Raises:
-        InputError: If it is missing, damaged, or would run code.
+        InputError: If it is missing, damaged, or would run code that is not trusted.
     """
     if not path.is_file():
         raise InputError(f"the checkpoint {path} does not exist", "give a checkpoint file or a run directory")
@@ -87,74 +95,80 @@ def read(path: Path) -> dict[str, Any]:
             with zipfile.ZipFile(path) as parts:
                 if (wrong := parts.testzip()) is not None:
                     raise zipfile.BadZipFile(f"{wrong} does not have the checksum it was written with")
-        with warnings.catch_warnings(action="ignore"):
-            document: Any = torch.load(path, map_location="cpu", weights_only=True)
+        document = _unpickled(path, plain=True)
     except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is no readable checkpoint: it holds no plain tensors, or code that is not run",
-            "give a file that torch.save wrote from a state_dict",
-        ) from error
+        needed = foreign_names(path)
+        if not needed:
+            raise InputError(
+                f"{path} is no readable checkpoint: it holds no plain tensors", "give a file that torch.save wrote"
+            ) from error
+        if not trust:
+            raise InputError(
+                f"{path} is no readable checkpoint of plain tensors: to read it is to run {_few(needed)}",
+                "give a state_dict saved alone, or --trust-checkpoint with --init if you trust whoever made the file",
+            ) from error
+        document = _trusted(path)
     except Exception as error:  # whatever a reader of arbitrary bytes may raise
         raise InputError(
             f"{path} is no readable checkpoint: {one_line(error)}", "it may be damaged or cut off"
         ) from error
+    if isinstance(document, nn.Module):
+        document = document.state_dict()
     if not isinstance(document, dict):
         raise InputError(f"{path} holds {type(document).__name__}, allowed is a dict", "give another checkpoint")
     return cast("dict[str, Any]", document)
 
 
+def _unpickled(path: Path, *, plain: bool) -> Any:
+    with warnings.catch_warnings(action="ignore"):
+        return torch.load(path, map_location="cpu", weights_only=plain)
+
+
+def _trusted(path: Path) -> Any:
+    try:
+        return _unpickled(path, plain=False)
+    except Exception as error:  # the file's own code may raise anything
+        raise InputError(
+            f"{path} cannot be read: {type(error).__name__}: {one_line(error)}",
+            "install what it was made with, or have its state_dict saved alone",
+        ) from error
+
+
+def foreign_names(path: Path) -> list[str]:
+    """Return the functions and classes that reading a pickle would call, other than those of plain tensors."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # not of the zip form: a pickle behind others, or something else
+        return sorted(_pickled_names(path.read_bytes()))
+
+
+def _pickled_names(content: bytes) -> set[str]:
+    """Return the globals of pickles that follow one another, up to where they end, without calling any."""
+    names: set[str] = set()
+    texts: list[str] = []
+    stream = io.BytesIO(content)
+    try:
+        for _ in range(_LEGACY_PICKLES):
+            for code, argument, _ in pickletools.genops(stream):
+                if code.name == "GLOBAL":
+                    names.add(str(argument).replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    names.add(".".join(texts[-2:]))
+                elif isinstance(argument, str):
+                    texts.append(argument)
+    except ValueError:  # fewer pickles, then raw numbers
+        pass
+    return {name for name in names if not name.startswith(("torch.", "collections.OrderedDict"))}
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
 def located(path: Path) -> Path:
     """Return the checkpoint file that a path stands for: itself, or the ckpt.pt in a run directory."""
     return path / "ckpt.pt" if path.is_dir() else path
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load the model weights of a checkpoint, all of them or none.
-
-    Args:
-        model: What the weights go into.
-        path: A checkpoint of this tool, a run directory, or a plain state_dict.
-
-    Raises:
-        InputError: If names or shapes differ.
-    """
-    document = read(located(path))
-    stored = document["model"] if document.get("format") == FORMAT else document
-    load_state(model, stored, str(path))
-    if not all_finite(model):
-        raise InputError(f"{path} holds weights that are not finite", "give a checkpoint from before it diverged")
-
-
-def all_finite(model: nn.Module) -> bool:
-    """Return whether every number in a model's parameters and buffers is finite."""
-    held = [value for value in model.state_dict().values() if value.is_floating_point() or value.is_complex()]
-    return not held or bool(torch.stack([torch.isfinite(value).all() for value in held]).all())
-
-
-def load_state(model: nn.Module, stored: Mapping[str, Any], where: str) -> None:
-    """Load a state dict whose names and shapes are the model's own.
-
-    Raises:
-        InputError: If names or shapes differ; the model is unchanged then.
-    """
-    own = model.state_dict()
-    differences = [f"{name}: missing" for name in own if name not in stored]
-    differences += [f"{name}: not in this model" for name in stored if name not in own]
-    for name in own.keys() & stored.keys():
-        theirs = getattr(stored[name], "shape", None)
-        if theirs != own[name].shape:
-            differences.append(f"{name}: {_shape(theirs)}, here {_shape(own[name].shape)}")
-    if differences:
-        shown = "; ".join(sorted(differences)[:3])
-        more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise InputError(
-            f"{where} is a checkpoint of another model: {shown}{more}", "give the --model it was made with"
-        )
-    model.load_state_dict(stored)
-
-
-def _shape(shape: Any) -> str:
-    return "no tensor" if shape is None else "x".join(str(n) for n in shape) or "scalar"
 
 
 def _system_reason(error: BaseException | None) -> str | None:

@@ -62,7 +62,11 @@ class TrainConfig:
     model: str = option(
         "auto", "Model: a name from `sharpkit ls models`, torchvision:NAME, timm:NAME or file.py:function."
     )
-    init: str | None = option(None, "Start from the weights of this checkpoint.", shown="random")
+    init: str | None = option(
+        None, "Start from the weights of this checkpoint, run directory, state_dict or .safetensors.", shown="random"
+    )
+    partial: bool = option(False, "Load from --init what fits in name and shape, and leave out the rest.")
+    trust_checkpoint: bool = option(False, "Run the code that the --init file needs to be read.")
     epochs: int = option(20, "Passes over the training data.")
     batch_size: int = option(128, "Samples a step.", "-b")
     sched: Literal["cosine", "step", "const"] = option("cosine", "Learning-rate schedule.")
@@ -78,6 +82,10 @@ class TrainConfig:
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
     workers: str = option("auto", "Processes that read image files; 0 for none, auto for one a CPU, 16 at most.")
+    compile: bool = option(False, "Run the training passes through torch.compile.")
+    channels_last: Literal["auto", "on", "off"] = option(
+        "auto", "Memory format of images; auto measures it on a CPU and says which."
+    )
     deterministic: bool = option(False, "Only deterministic algorithms; slower on a GPU.")
     preset: str | None = option(
         None, "Settings of a paper, PAPER/DATASET/MODEL, see `sharpkit ls presets`.", shown="none"
@@ -109,6 +117,11 @@ class TrainConfig:
         for name, value, default in (("nesterov", self.nesterov, False), ("momentum", self.momentum, 0.9)):
             if self.base in ("adam", "adamw") and value != default:
                 raise UsageError(f"{name} is {value} and base is {self.base}, which has none", f"leave --{name} out")
+        for name, value in (("partial", self.partial), ("trust-checkpoint", self.trust_checkpoint)):
+            if value and self.init is None:
+                raise UsageError(
+                    f"{name} is set, and there is no --init to load", f"give --init, or leave --{name} out"
+                )
         if self.nesterov and self.momentum == 0:
             raise UsageError("nesterov is set and momentum is 0", "give --momentum 0.9")
         if self.threads != "auto" and not _is_count(self.threads, _MOST_THREADS):

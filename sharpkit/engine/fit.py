@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sharpkit.core import randomness
 from sharpkit.core.report import StepReport
 from sharpkit.core.task import Batch
-from sharpkit.engine import checkpoint
+from sharpkit.engine import checkpoint, weights
 from sharpkit.engine.config import to_mapping
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.external import is_file_reference
@@ -197,7 +197,7 @@ class Fit:
         """Write everything that the rest of the run depends on."""
         self._collect()
         session = self.session
-        if not checkpoint.all_finite(session.model):
+        if not weights.all_finite(session.model):
             self._diverged(f"a weight or buffer is not finite after step {self.position}")
         target = path or self.run.checkpoint
         content = {
@@ -206,7 +206,7 @@ class Fit:
             "shape": list(session.dataset.shape),
             "classes": session.dataset.classes,
             "data": session.dataset.checksum,
-            "model": session.model.state_dict(),
+            "model": weights.state_of(session.model),
             "optimizer": session.optimizer.state_dict(),
             "scheduler": session.scheduler.state_dict(),
             "randomness": randomness.capture(session.device),
@@ -232,7 +232,7 @@ class Fit:
                 f"the data {session.config.data} are not those that {where} was trained on",
                 "give the same data, or start a new run from its weights with --init",
             )
-        checkpoint.load_state(session.model, content["model"], where)
+        weights.load_state(session.model, content["model"], where)
         if content["step"] > session.total_steps:
             raise InputError(
                 f"{where} is at step {content['step']}, the run has {session.total_steps}", "start a new run"

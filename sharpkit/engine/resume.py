@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,22 +49,24 @@ def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
     return fit
 
 
-def find(config: TrainConfig, folders: list[Path], observer: Observer) -> Path | None:
+def find(config: TrainConfig, asked: TrainConfig, folders: list[Path], observer: Observer) -> Path | None:
     """Return the newest of some run directories that holds a run of exactly this configuration, finished or not.
 
     Args:
         config: With every choice made.
+        asked: As it was given; what a measurement chose for it may have been chosen otherwise for the run.
         folders: Where to look; what cannot be read is passed over and told.
         observer: Is told.
     """
-    wanted = _comparable(to_mapping(config))
+    free = {*_MAY_DIFFER, *(["channels_last"] if asked.channels_last == "auto" else [])} - {"device"}
+    wanted = _without(free, to_mapping(config))
     for folder in sorted((f for f in folders if RunDir(f).checkpoint.is_file()), key=_age, reverse=True):
         try:
             stored: Any = checkpoint.load(RunDir(folder).checkpoint).get("config")
         except InputError as error:
             observer.note(f"passed over: {error.message}")
             continue
-        if isinstance(stored, Mapping) and _comparable(dict(stored)) == wanted:  # pyright: ignore[reportUnknownArgumentType]
+        if isinstance(stored, Mapping) and _without(free, dict(stored)) == wanted:  # pyright: ignore[reportUnknownArgumentType]
             return folder
     return None
 
@@ -86,13 +89,12 @@ def _check_same(config: TrainConfig, given: Mapping[str, Any]) -> None:
 
 def _radius(canonical: str) -> float | None:
     """Return the radius that a recipe's full text gives, if it has one."""
-    settings = dict(item.split("=") for item in canonical.split(":")[1:])
-    return float(settings["rho"]) if "rho" in settings else None
+    given = re.search(r":rho=([^:]+)", canonical)
+    return None if given is None else float(given[1])
 
 
-def _comparable(values: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what was chosen by a measurement, and what does not change the run."""
-    return {key: value for key, value in values.items() if key == "device" or key not in _MAY_DIFFER}
+def _without(names: set[str], values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if key not in names}
 
 
 def _age(folder: Path) -> float:

@@ -21,10 +21,12 @@ from sharpkit.data.part import drawn
 from sharpkit.data.split import Splits, split
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
-from sharpkit.engine.checkpoint import load_weights
+from sharpkit.engine.compiling import compiled
 from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.datasets import load_dataset
+from sharpkit.engine.layout import pick_layout
 from sharpkit.engine.rehearsal import materialise, rehearse
+from sharpkit.engine.weights import load_weights
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
 from sharpkit.models.libraries import from_library
@@ -112,16 +114,23 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     task = Supervised(model, loss)
     probe = next(loader.epoch(0, stop=1))
     materialise(model, task, probe)
+    notes: list[str] = []
     if config.init is not None and asked is None:
-        load_weights(model, Path(config.init))
+        trust = config.trust_checkpoint
+        load_weights(model, Path(config.init), partial=config.partial, trust=trust, note=notes.append)
     rehearse(model, task, probe, dataset.classes)
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
+    task, layout, told = pick_layout(config.channels_last, task, probe, config.amp, deterministic=config.deterministic)
+    notes += [sentence, *told]
+    if config.compile:
+        task, sentence = compiled(task, probe)
+        notes.append(sentence)
     base = build_base(replace(config, wd=0.0) if config.wd_in_loss else config, model.parameters())
     optimizer = SharpnessAware(
         model,
         base,
         rule,
-        loss=loss,
+        loss=task,
         total_steps=config.epochs * len(loader),
         steps_per_epoch=len(loader),
         seed=config.seed,
@@ -146,6 +155,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         augment=cast("Any", augment),
         device=str(device),
         threads=str(threads),
+        channels_last=cast("Any", layout),
     )
     return Session(
         config=resolved,
@@ -158,7 +168,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         test_task=Supervised(model, functional.cross_entropy),
         optimizer=optimizer,
         scheduler=schedules.attach(base, config, len(loader)),
-        notes=(sentence,),
+        notes=tuple(notes),
     )
 
 

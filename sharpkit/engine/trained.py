@@ -21,6 +21,7 @@ from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.engine.datasets import load_dataset
 from sharpkit.engine.rehearsal import materialise
 from sharpkit.engine.session import build_model
+from sharpkit.engine.weights import load_weights
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 
 Split = Literal["train", "val", "test"]
@@ -94,7 +95,7 @@ def load(
         samples = _samples(dataset, config, part, count, seed).to(where)
         task = Supervised(network, partial(functional.cross_entropy, label_smoothing=config.smoothing))
         materialise(network, task, next(samples.batches(in_order(min(2, len(samples)), 2))))
-        checkpoint.load_weights(network, file)
+        load_weights(network, file)
     except SharpkitError:
         raise
     except Exception as error:  # a field is missing, or is not what this version writes

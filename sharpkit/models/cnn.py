@@ -12,7 +12,7 @@ from sharpkit.models.blocks import image_channels
 def cnn(shape: tuple[int, ...], classes: int) -> nn.Module:
     """Return four 3x3 convolutions with batch norm (32, 32, 64, 64 channels) and a linear read-out.
 
-    The image is halved once in the middle and averaged at the end; 66,000 parameters for one channel and 10 classes.
+    The image is halved once in the middle and averaged at the end; 66,410 parameters for three channels and 10 classes.
 
     Args:
         shape: (C, H, W) of one image.

@@ -177,3 +177,12 @@ def test_a_run_directory_of_another_program(sharpkit, fails, train):
     np.save("r/ckpt.npy", np.zeros(3))
     fails(3, "train", "--resume", "r/ckpt.npy")
     fails(3, "train", "--resume", "r/config.toml")
+
+
+@pytest.mark.slow
+def test_compile_without_a_compiler(process):
+    words = "sharpkit train --model mlp --limit 60 --compile"
+    done = process(words, CXX="/nowhere/g++", TORCHINDUCTOR_CACHE_DIR=str(Path("cache").absolute()))
+    assert (done.code, done.stdout) == (3, "")
+    assert "install a C++ compiler, such as g++, or leave --compile out" in done.told
+    assert not Path("runs").exists()

@@ -214,6 +214,14 @@ def test_help_version_and_usage_errors_do_not_wait_for_torch():
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+def test_the_models_are_listed_without_torch():
+    done = alone(
+        "import sys\nfrom sharpkit.cli.main import run\nrun(['ls', 'models'])\nrun(['ls', 'models', '--json'])\n"
+        "print('torch' in sys.modules, file=sys.stderr)"
+    )
+    assert (done.returncode, done.stderr) == (0, "False\n")
+
+
 def test_completion_completes_without_torch():
     code = (
         "import sys, atexit\natexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import pickle
 import zipfile
 
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from sharpkit.engine import checkpoint
-from sharpkit.engine.checkpoint import VERSION, load, load_weights, located, read, save, write_atomically
+from sharpkit.engine.checkpoint import VERSION, foreign_names, load, located, read, save, write_atomically
 from sharpkit.errors import InputError
 from tests.core.support import bits
 
@@ -156,6 +157,52 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+class Shell:
+    """A pickle of it calls a function of one's choice."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_is_named_and_runs_when_it_is_trusted(tmp_path, zipped):
+    torch.save(
+        {"w": torch.ones(2), "x": Shell(tmp_path / "ran")}, tmp_path / "c.pt", _use_new_zipfile_serialization=zipped
+    )
+    assert foreign_names(tmp_path / "c.pt") == ["posix.mkdir"]
+    with pytest.raises(InputError, match=r"to read it is to run posix\.mkdir .*--trust-checkpoint") as told:
+        read(tmp_path / "c.pt")
+    assert one_line(told.value)
+    assert not (tmp_path / "ran").exists()
+    assert read(tmp_path / "c.pt", trust=True)["w"].tolist() == [1, 1]
+    assert (tmp_path / "ran").exists()
+
+
+def test_a_run_is_never_gone_on_with_by_running_code(tmp_path):
+    torch.save({"format": checkpoint.FORMAT, "version": 1, "x": Shell(tmp_path / "ran")}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match="to read it is to run"):
+        load(tmp_path / "c.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_is_trusted_and_fails_is_told_in_one_line(tmp_path):
+    torch.save({"w": torch.ones(2), "x": Shell(tmp_path / "no/folder")}, tmp_path / "c.pt")
+    with pytest.raises(InputError, match=r"c\.pt cannot be read: FileNotFoundError.*state_dict saved alone") as told:
+        read(tmp_path / "c.pt", trust=True)
+    assert one_line(told.value)
+
+
+def test_a_whole_module_is_its_state_dict_when_it_is_trusted(tmp_path):
+    model = nn.Linear(2, 2)
+    torch.save(model, tmp_path / "c.pt")
+    with pytest.raises(InputError, match=r"to read it is to run .*torch\.nn\.modules\.linear\.Linear"):
+        read(tmp_path / "c.pt")
+    assert bits(dict(read(tmp_path / "c.pt", trust=True))) == bits(dict(model.state_dict()))
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(InputError, match=r"the checkpoint .*c\.pt does not exist"):
         read(tmp_path / "c.pt")
@@ -164,45 +211,3 @@ def test_a_missing_file(tmp_path):
 def test_a_run_directory_stands_for_its_checkpoint(tmp_path):
     assert located(tmp_path) == tmp_path / "ckpt.pt"
     assert located(tmp_path / "epoch-3.pt") == tmp_path / "epoch-3.pt"
-
-
-# ---------------------------------------------------------------------- weights
-
-
-def linear(value, inputs=3, outputs=2):
-    model = nn.Linear(inputs, outputs)
-    nn.init.constant_(model.weight, value)
-    nn.init.constant_(model.bias, value)
-    return model
-
-
-@pytest.mark.parametrize("plain", [True, False])
-def test_weights_are_loaded(tmp_path, plain):
-    state = linear(2.0).state_dict()
-    if plain:
-        torch.save(state, tmp_path / "ckpt.pt")
-    else:
-        save(tmp_path / "ckpt.pt", {"model": state})
-    for path in (tmp_path, tmp_path / "ckpt.pt"):
-        model = linear(1.0)
-        load_weights(model, path)
-        assert bits(model.state_dict()) == bits(state)
-
-
-@pytest.mark.parametrize(
-    ("stored", "message"),
-    [
-        (linear(2.0, 4).state_dict(), r"weight: 2x4, here 2x3"),
-        ({"weight": torch.zeros(2, 3)}, r"bias: missing"),
-        ({**linear(2.0).state_dict(), "extra": torch.zeros(1)}, r"extra: not in this model"),
-        ({"weight": 3, "bias": torch.zeros(2)}, r"weight: no tensor, here 2x3"),
-        ({f"layer{i}": torch.zeros(1) for i in range(5)}, r"and 4 more"),
-    ],
-    ids=range(5),
-)
-def test_another_models_weights_are_refused_with_names_and_none_is_loaded(tmp_path, stored, message):
-    torch.save(stored, tmp_path / "c.pt")
-    model = linear(1.0)
-    with pytest.raises(InputError, match=rf"c\.pt is a checkpoint of another model: .*{message}.*--model"):
-        load_weights(model, tmp_path / "c.pt")
-    assert bits(model.state_dict()) == bits(linear(1.0).state_dict())

@@ -223,3 +223,12 @@ def test_resuming_does_not_depend_on_the_options_default(tmp_path):
     kept = stored(tmp_path / "a/ckpt.pt")["config"]
     unset = {"rho", "limit", "init", "clip", "preset", "rho_warmup_epochs"}  # None by default, which TOML cannot say
     assert set(kept) >= set(replace(config).__dataclass_fields__) - unset
+
+
+def test_a_recipe_with_a_colon_in_a_value_goes_on(tmp_path):
+    config = small(tmp_path, opt="ssam-d:structure=2:4:rho=0.2")
+    with pytest.raises(InterruptedRunError):
+        run(config, tmp_path / "a", observer=Stopper(8))
+    with pytest.raises(UsageError, match=r"--rho is 0\.1, the run was started with 0\.2"):
+        resume(tmp_path / "a", {"rho": 0.1})
+    assert resume(tmp_path / "a", {"rho": 0.2}).config["opt"].endswith("drop=flat:structure=2:4")

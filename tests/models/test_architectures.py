@@ -179,11 +179,17 @@ def test_sizes_of_the_imagenet_forms_follow():
 @pytest.mark.parametrize("name", PAPERS)
 def test_the_docstring_states_source_and_number_of_parameters(name):
     text = " ".join(inspect.getdoc(MODELS[name]).split())
-    said = describe(MODELS[name])
+    said = describe(name)
     assert re.findall(r"([\d,]{5,}) parameters", text) == [f"{said.parameters:,}"]
     assert re.search(r"\(20\d\d\), section \d", said.source)
     assert said.what
     assert "." not in said.what
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_size_that_a_docstring_states_is_the_models(name):
+    assert describe(name).parameters == size(built(name))
+    assert describe(name).what
 
 
 # ---------------------------------------------------------------------- depth
