@@ -20,6 +20,7 @@ from importlib.metadata import version
 
 import pytorch_optimizer
 import torch
+from loops import DECAY, LR, MOMENTUM, RHO, base_of, sam_step, sgd_step
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -27,7 +28,6 @@ import sharpkit
 from sharpkit.engine.runtime import keep_freed_memory
 from sharpkit.models import MODELS
 
-RHO, LR, MOMENTUM, DECAY = 0.05, 0.01, 0.9, 5e-4
 StepFunction = Callable[[Tensor, Tensor], object]
 
 
@@ -37,45 +37,6 @@ def images(batch: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, channels, side, side, generator=generator), torch.randint(
         0, 10, (batch,), generator=generator
     )
-
-
-def base_of(model: nn.Module) -> torch.optim.Optimizer:
-    """Return the SGD that every contender uses."""
-    return torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
-
-
-def bare_sgd(model: nn.Module) -> StepFunction:
-    """Return the usual training step."""
-    base = base_of(model)
-
-    def step(x: Tensor, y: Tensor) -> None:
-        base.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        base.step()
-
-    return step
-
-
-def bare_sam(model: nn.Module) -> StepFunction:
-    """Return SAM as one writes it by hand: two passes, no frozen buffers, no replay, no counting."""
-    base = base_of(model)
-    params = list(model.parameters())
-
-    def step(x: Tensor, y: Tensor) -> None:
-        base.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        with torch.no_grad():
-            grads = [p.grad for p in params if p.grad is not None]
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))  # pyright: ignore
-            saved = [p.clone() for p in params]
-            torch._foreach_add_(params, torch._foreach_mul(grads, RHO / (norm + 1e-12)))  # pyright: ignore
-        base.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        with torch.no_grad():
-            torch._foreach_copy_(params, saved)  # pyright: ignore
-        base.step()
-
-    return step
 
 
 def peer_sam(model: nn.Module) -> StepFunction:
@@ -104,9 +65,9 @@ def ours(recipe: str) -> Callable[[nn.Module], StepFunction]:
 
 
 CONTENDERS: dict[str, Callable[[nn.Module], StepFunction]] = {
-    "bare SGD loop": bare_sgd,
+    "bare SGD loop": lambda model: sgd_step(model, base_of(model)),
     "sharpkit sgd": ours("sgd"),
-    "bare two-pass SAM loop": bare_sam,
+    "bare two-pass SAM loop": lambda model: sam_step(model, base_of(model)),
     "pytorch_optimizer SAM": peer_sam,
     "sharpkit sam": ours(f"sam:rho={RHO}"),
     "sharpkit asam": ours("asam"),

@@ -27,6 +27,7 @@ from typing import Literal
 import images
 import torch
 from images import Pictures, transform_of
+from loops import LR, RHO, StepFunction, base_of, sam_step, sgd_step
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
@@ -37,13 +38,7 @@ from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.records import Records
 from sharpkit.engine.session import Session, build
 
-RHO, LR, MOMENTUM, DECAY = 0.05, 0.01, 0.9, 5e-4
 Epoch = Callable[[], None]
-StepFunction = Callable[[Tensor, Tensor], Tensor]
-
-
-def base_of(model: nn.Module) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
 
 
 def ours(session: Session) -> Epoch:
@@ -102,40 +97,6 @@ def usual(step: StepFunction, scheduler: LambdaLR, data: Images, batch: int) -> 
     return epoch
 
 
-def sgd_step(model: nn.Module, base: torch.optim.Optimizer) -> StepFunction:
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        base.zero_grad()
-        loss = functional.cross_entropy(model(x), y)
-        loss.backward()
-        base.step()
-        return loss.detach()
-
-    return step
-
-
-def tuned_sam_step(model: nn.Module, base: torch.optim.Optimizer) -> StepFunction:
-    """Return SAM by lists of tensors."""
-    params = list(model.parameters())
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        base.zero_grad()
-        loss = functional.cross_entropy(model(x), y)
-        loss.backward()
-        with torch.no_grad():
-            grads = [p.grad for p in params if p.grad is not None]
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))  # pyright: ignore
-            saved = [p.clone() for p in params]
-            torch._foreach_add_(params, torch._foreach_mul(grads, RHO / (norm + 1e-12)))  # pyright: ignore
-        base.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        with torch.no_grad():
-            torch._foreach_copy_(params, saved)  # pyright: ignore
-        base.step()
-        return loss.detach()
-
-    return step
-
-
 def usual_sam_step(model: nn.Module, base: torch.optim.Optimizer) -> StepFunction:
     """Return SAM parameter by parameter, as the most used port does it."""
     params = list(model.parameters())
@@ -159,7 +120,7 @@ def usual_sam_step(model: nn.Module, base: torch.optim.Optimizer) -> StepFunctio
     return step
 
 
-TUNED: dict[str, Callable[[nn.Module, torch.optim.Optimizer], StepFunction]] = {"sgd": sgd_step, "sam": tuned_sam_step}
+TUNED: dict[str, Callable[[nn.Module, torch.optim.Optimizer], StepFunction]] = {"sgd": sgd_step, "sam": sam_step}
 USUAL: dict[str, Callable[[nn.Module, torch.optim.Optimizer], StepFunction]] = {"sgd": sgd_step, "sam": usual_sam_step}
 
 

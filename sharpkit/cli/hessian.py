@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sharpkit.cli.shared import OUTPUT, ConfigFile, Json, NoColor, Traceback, from_file
 from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.commands.hessian_config import HessianConfig
-from sharpkit.engine.config import from_mapping
 from sharpkit.engine.documents import to_json
 from sharpkit.errors import UsageError
 
@@ -19,18 +19,13 @@ if TYPE_CHECKING:
     from sharpkit.commands.hessian import HessianResult
     from sharpkit.diagnostics.spectrum import SpectrumResult
 
-_OUTPUT = "Output"
-
 
 def hessian(
     checkpoints: Annotated[
         list[str], typer.Argument(metavar="CKPT...|-", help="Checkpoints or run directories; - reads them from stdin.")
     ],
     *,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", metavar="FILE|-", help="Options from a TOML or JSON file.", rich_help_panel=_OUTPUT),
-    ] = None,
+    config: ConfigFile = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -38,19 +33,17 @@ def hessian(
             "-o",
             metavar="FILE",
             help="File for all: .png, .pdf, .svg, .npz or .csv (default: CKPT-hessian.npz and .png).",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="No figure.", rich_help_panel=_OUTPUT)] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.", rich_help_panel=_OUTPUT)] = False,
+    no_plot: Annotated[bool, typer.Option("--no-plot", help="No figure.", rich_help_panel=OUTPUT)] = False,
+    json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.", rich_help_panel=OUTPUT)] = False,
     no_progress: Annotated[
-        bool, typer.Option("--no-progress", help="Plain lines in place of a bar.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--no-progress", help="Plain lines in place of a bar.", rich_help_panel=OUTPUT)
     ] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colour.", rich_help_panel=_OUTPUT)] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where an error came from.", rich_help_panel=_OUTPUT)
-    ] = False,
+    no_color: NoColor = False,
+    traceback: Traceback = False,
     **given: Any,
 ) -> None:
     """How sharp is this minimum: largest eigenvalues, spectral density and trace of the loss's Hessian.
@@ -61,7 +54,7 @@ def hessian(
     from sharpkit.commands import hessian as command
 
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    stored = _from_file(config) if config is not None else {}
+    stored = from_file(config, HessianConfig) if config is not None else {}
     options = HessianConfig(**{**stored, **{k: v for k, v in given.items() if v is not None}})
     with SpectrumProgress(terminal) as progress, redirect_stdout(sys.stderr):
         result = command.run(_listed(checkpoints), options, out, plot=not no_plot, observer=progress)
@@ -71,12 +64,6 @@ def hessian(
         print(f"sharpkit: stopped by {name}; what has converged by then is above", file=sys.stderr)
     if result.exit_code:
         raise EndedEarly(result.exit_code)
-
-
-def _from_file(name: str) -> dict[str, Any]:
-    from sharpkit.engine.rundir import read_config
-
-    return from_mapping(read_config(Path(name)), name, HessianConfig)
 
 
 def _listed(checkpoints: list[str]) -> list[str]:

@@ -15,7 +15,7 @@ from typer.exceptions import Abort, TyperException
 from sharpkit import __version__
 from sharpkit.cli.hessian import hessian
 from sharpkit.cli.ls import ls
-from sharpkit.cli.options import with_options, with_train_options
+from sharpkit.cli.options import with_options
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
 from sharpkit.commands.hessian_config import PANELS, HessianConfig
@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(with_train_options(train))
+app.command()(with_options(train))
 app.command()(with_options(hessian, HessianConfig, PANELS))
 app.command()(ls)
 

@@ -68,7 +68,7 @@ def _parameter(name: str, kind: Any, default: Any, metadata: Mapping[str, Any], 
 def with_options(
     function: Callable[..., Any], of: type[Any] = TrainConfig, panels: Mapping[str, tuple[str, ...]] = PANELS
 ) -> Callable[..., Any]:
-    """Give a command function the options of a configuration in place of its `**given`."""
+    """Give a command function the options of a configuration, by default of a training run, for its `**given`."""
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
     signature = inspect.Signature([*own, *parameters(of, panels)])
 
@@ -80,8 +80,3 @@ def with_options(
     command.__annotations__ = {name: p.annotation for name, p in signature.parameters.items()}
     command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return command
-
-
-def with_train_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command function the options of a training run in place of its `**given`."""
-    return with_options(function)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from sharpkit.cli.options import flag
+from sharpkit.cli.shared import OUTPUT, ConfigFile, Json, NoColor, Traceback, from_file
 from sharpkit.cli.terminal import Terminal, pairs
-from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.documents import to_json
 from sharpkit.engine.presets import Applied, apply
 from sharpkit.errors import UsageError
@@ -25,22 +26,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_OUTPUT = "Output"
-
 
 def train(
     *,
-    config: Annotated[
-        str | None,
-        typer.Option("--config", metavar="FILE|-", help="Options from a TOML or JSON file.", rich_help_panel=_OUTPUT),
-    ] = None,
+    config: ConfigFile = None,
     resume: Annotated[
         str | None,
         typer.Option(
             "--resume",
             metavar="RUN|auto",
             help="Go on with a run; auto finds the one of these options, or starts it.",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     out: Annotated[
@@ -50,32 +46,30 @@ def train(
             "-o",
             metavar="DIR",
             help="Run directory (default: runs/<data>-<model>-<opt>-s<seed>).",
-            rich_help_panel=_OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=OUTPUT)
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Check everything, say what would be done.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--dry-run", "-n", help="Check everything, say what would be done.", rich_help_panel=OUTPUT)
     ] = False,
     print_config: Annotated[
-        bool, typer.Option("--print-config", help="Print the resolved options as TOML.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--print-config", help="Print the resolved options as TOML.", rich_help_panel=OUTPUT)
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON document.", rich_help_panel=_OUTPUT)] = False,
+    json: Json = False,
     quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print the checkpoint's path only.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--quiet", "-q", help="Print the checkpoint's path only.", rich_help_panel=OUTPUT)
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Print all resolved options first.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--verbose", "-v", help="Print all resolved options first.", rich_help_panel=OUTPUT)
     ] = False,
     no_progress: Annotated[
-        bool, typer.Option("--no-progress", help="One line an epoch in place of a bar.", rich_help_panel=_OUTPUT)
+        bool, typer.Option("--no-progress", help="One line an epoch in place of a bar.", rich_help_panel=OUTPUT)
     ] = False,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colour.", rich_help_panel=_OUTPUT)] = False,
-    traceback: Annotated[
-        bool, typer.Option("--traceback", help="Show where an error came from.", rich_help_panel=_OUTPUT)
-    ] = False,
+    no_color: NoColor = False,
+    traceback: Traceback = False,
     **given: Any,
 ) -> None:
     """Train one model with one optimizer; on a pipe, print the checkpoint's path.
@@ -89,7 +83,7 @@ def train(
         raise UsageError("--resume RUN goes on in RUN, and --out is given", "leave --out out")
     options = {k: v for k, v in given.items() if v is not None}
     if config is not None:
-        options = _over(options, _from_file(config))
+        options = _over(options, from_file(config))
     request = _Request(apply(options), resume=resume, out=out, overwrite=overwrite)
     if dry_run or print_config:
         _show_plan(_aside(lambda: request.plan(terminal, verbose)), terminal, print_config)
@@ -167,12 +161,6 @@ def _over(given: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     if "opt" in given and "rho" not in given:
         stored = {name: value for name, value in stored.items() if name != "rho"}
     return {**stored, **given}
-
-
-def _from_file(name: str) -> dict[str, Any]:
-    from sharpkit.engine.rundir import read_config
-
-    return from_mapping(read_config(Path(name)), name)
 
 
 def _show_plan(planned: TrainPlan, terminal: Terminal, as_config: bool) -> None:

@@ -9,6 +9,7 @@ from sharpkit.data import DATASETS
 from sharpkit.data.dataset import Dataset, from_user
 from sharpkit.data.folder import image_folder
 from sharpkit.data.source import Access
+from sharpkit.data.split import Splits, split
 from sharpkit.engine import external
 from sharpkit.engine.config import TrainConfig
 from sharpkit.errors import InputError, one_line
@@ -35,6 +36,18 @@ def load_dataset(config: TrainConfig) -> Dataset:
         except OSError as error:
             raise InputError(f"the folder {name} cannot be read: {one_line(error)}", "give another --data") from error
     return external.choose(name, DATASETS, "data set", "a folder of images or file.py:function")(access)
+
+
+def split_dataset(config: TrainConfig, dataset: Dataset) -> Splits:
+    """Return the parts that a configuration trains on, validates on and tests on."""
+    return split(
+        dataset,
+        val_frac=config.val_frac,
+        label_noise=config.label_noise,
+        limit=config.limit,
+        seed=config.seed,
+        noise_kind=config.noise_kind,
+    )
 
 
 def data_name(name: str) -> str:

@@ -18,12 +18,12 @@ from sharpkit.core.task import Supervised
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
 from sharpkit.data.part import drawn
-from sharpkit.data.split import Splits, split
+from sharpkit.data.split import Splits
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import compiled
 from sharpkit.engine.config import TrainConfig
-from sharpkit.engine.datasets import load_dataset
+from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.layout import pick_layout
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.engine.weights import load_weights
@@ -94,14 +94,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     runtime.set_determinism(config.deterministic)
     runtime.keep_freed_memory()
     dataset = load_dataset(config)
-    parts = split(
-        dataset,
-        val_frac=config.val_frac,
-        label_noise=config.label_noise,
-        limit=config.limit,
-        seed=config.seed,
-        noise_kind=config.noise_kind,
-    )
+    parts = split_dataset(config, dataset)
     splits = parts.to(device)
     if config.save_every == "best" and not len(parts.val):
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")

@@ -15,10 +15,9 @@ from sharpkit.core.task import Batch, Supervised
 from sharpkit.data.augment import PLAIN
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.part import Part, in_order
-from sharpkit.data.split import split
 from sharpkit.engine import checkpoint, external, runtime
 from sharpkit.engine.config import TrainConfig, from_mapping
-from sharpkit.engine.datasets import load_dataset
+from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.rehearsal import materialise
 from sharpkit.engine.session import build_model
 from sharpkit.engine.weights import load_weights
@@ -110,14 +109,7 @@ def _config(content: dict[str, Any] | None, file: Path) -> TrainConfig:
 
 
 def _samples(dataset: Dataset, config: TrainConfig, part: Split, count: int | None, seed: int) -> Part:
-    parts = split(
-        dataset,
-        val_frac=config.val_frac,
-        label_noise=config.label_noise,
-        limit=config.limit,
-        seed=config.seed,
-        noise_kind=config.noise_kind,
-    )
+    parts = split_dataset(config, dataset)
     samples = {"train": parts.train, "val": parts.val, "test": parts.test}[part]
     if not len(samples):
         raise UsageError(f"split is {part}, which is empty in this run", "give --split train")

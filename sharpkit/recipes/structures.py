@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from sharpkit.core.vec import Vec
-from sharpkit.errors import UsageError
 
 StructureName = Literal["element", "filter", "tensor", "2:4"]
 
-_GROUP, _KEPT = 4, 2
+_GROUP = 4
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -211,13 +210,7 @@ class TwoOfFour(Elements):
     """
 
     def select(self, scores: Tensor, sparsity: float) -> Tensor:
-        """Return flags of the two largest of each group.
-
-        Raises:
-            UsageError: If the sparsity is not a half.
-        """
-        if sparsity != _KEPT / _GROUP:
-            raise UsageError(f"structure is 2:4 and sparsity is {sparsity:g}, allowed is 0.5", "use sparsity=0.5")
+        """Return flags of the two largest of each group; the sparsity is a half, as the mask has checked."""
         flags = [self._best(rows) for rows in self._grouped(scores)]
         return self._ungrouped(flags)
 

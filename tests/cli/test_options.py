@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin
 
 import pytest
 
-from sharpkit.cli.options import PANELS, flag, with_train_options
+from sharpkit.cli.options import PANELS, flag, with_options
 from sharpkit.cli.train import train
 from sharpkit.engine.config import TrainConfig, options
 from tests.cli.conftest import TINY
@@ -130,7 +130,7 @@ def described(kind):
 def surface():
     """One line an option: its names, its type, its default, its variable."""
     lines = []
-    for parameter in inspect.signature(with_train_options(train)).parameters.values():
+    for parameter in inspect.signature(with_options(train)).parameters.values():
         if get_origin(parameter.annotation) is Annotated:
             kind, option = get_args(parameter.annotation)
             names, default = [option.default, *option.param_decls], parameter.default
