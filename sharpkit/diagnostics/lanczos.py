@@ -49,9 +49,19 @@ class Lanczos:
         rows: The largest number of basis vectors, at least 2 + block.
         generator: Draws the starting vectors, on the CPU.
         block: How many vectors it starts from.
+        lead: Half of the first one, (P,), of any length but zero; the other half stays random, so that no eigenvector
+            is left out. None makes it random.
     """
 
-    def __init__(self, operator: Operator, *, rows: int, generator: torch.Generator, block: int = 1) -> None:
+    def __init__(
+        self,
+        operator: Operator,
+        *,
+        rows: int,
+        generator: torch.Generator,
+        block: int = 1,
+        lead: Tensor | None = None,
+    ) -> None:
         self.operator = operator
         self.steps = 0
         self.block = min(block, operator.size)
@@ -64,6 +74,12 @@ class Lanczos:
         self._reserve(self.block)
         for i in range(self.block):
             self._vectors[i] = self._random(i)
+        if lead is not None and (length := float(reductions.norm(lead))) > 0:
+            first = self._vectors[0] + lead / length
+            self._vectors[0] = first / reductions.norm(first)
+            for i in range(1, self.block):
+                reductions.orthogonalise_(self._vectors[i], self._vectors[:i])
+                self._vectors[i] /= reductions.norm(self._vectors[i])
 
     @property
     def basis(self) -> Tensor:
@@ -152,6 +168,11 @@ class Lanczos:
         self._projected[:k, k:filled] = coupled.T
         self.steps = k
         self.restarted = True
+
+    def signs(self, count: int) -> Tensor:
+        """Return random signs, (count,), in double precision where the device has it."""
+        drawn = torch.randint(2, (count,), generator=self._generator)
+        return (2 * drawn - 1).to(dtype=reductions.wide(self.operator.device), device=self.operator.device)
 
     def _random(self, filled: int) -> Tensor:
         """Return a random unit vector orthogonal to the first vectors."""

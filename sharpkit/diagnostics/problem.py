@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
 from sharpkit.diagnostics.folding import folded
@@ -75,6 +76,15 @@ class Problem:
     def losses(self, batch: Batch) -> Tensor:
         """Return the per-sample losses of a batch, (B,)."""
         return self.task.losses(self.task.outputs(batch), batch)
+
+    def gradient(self) -> Tensor:
+        """Return the gradient of L, (P,). Batch norm in training mode moves its statistics."""
+        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for batch in self.batches:
+            loss = self.losses(batch).sum() / self.samples
+            grads = torch.autograd.grad(loss, list(self.params), allow_unused=True, materialize_grads=True)
+            total += vec.flatten(grads)
+        return total
 
 
 @contextmanager

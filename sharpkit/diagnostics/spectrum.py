@@ -28,6 +28,9 @@ from sharpkit.errors import UsageError
 _SLICES = 16
 """Pieces that the samples are cut into for error bars, at least."""
 
+_PIECE = 128
+"""Samples of a piece, at most, for a trace; smaller ones make products dearer."""
+
 
 @dataclass(frozen=True)
 class SpectrumResult:
@@ -148,8 +151,8 @@ def of_problem(
 ) -> SpectrumResult:
     """Return the spectrum of an open problem; the arguments are those of `hessian`."""
     start = time.perf_counter()
-    if asked.error_bars:
-        problem = sliced(problem)
+    if asked.error_bars or asked.trace is not None:
+        problem = sliced(problem, pieces=_SLICES if asked.error_bars else 1)
     budget = memory.available(problem.device) // 2 if budget is None else budget
     sizes = [p.numel() for p in problem.params]
     # Half of the budget for each of the two that grow with it; a small basis leaves the rest to the graphs.
@@ -189,12 +192,12 @@ def of_problem(
     )
 
 
-def sliced(problem: Problem) -> Problem:
-    """Return the problem with its samples in at least 16 pieces, of which error bars are made."""
+def sliced(problem: Problem, *, pieces: int) -> Problem:
+    """Return the problem with its samples in at least so many pieces, and none of more than 128 samples."""
     if problem.bn_mode == "train":
         return problem
-    pieces = -(-_SLICES // len(problem.batches))
-    batches = tuple(part for batch in problem.batches for part in batch.split(pieces))
+    count = -(-pieces // len(problem.batches))
+    batches = tuple(part for batch in problem.batches for part in batch.split(max(count, -(-batch.size // _PIECE))))
     return replace(problem, batches=batches)
 
 
