@@ -40,7 +40,7 @@ class Precision:
             raise UsageError(f"precision is {mode!r}, allowed are {', '.join(get_args(Mode))}", "use off")
         self.mode: Mode = mode
         self._device = device
-        self._scale = torch.tensor(_INITIAL_SCALE, device=device)
+        self._scale = _INITIAL_SCALE
         self._good_steps = 0
         self._overflow = torch.zeros((), dtype=torch.bool, device=device)
 
@@ -93,20 +93,20 @@ class Precision:
         self.forget()
         self._good_steps = 0 if dropped else self._good_steps + 1
         if dropped:
-            self._scale.mul_(0.5)
-            if float(self._scale) < _SMALLEST_SCALE:
+            self._scale *= 0.5
+            if self._scale < _SMALLEST_SCALE:
                 raise DivergedError(
                     "losses or gradients overflow in fp16 whatever the loss scale", "use bf16, or lower the lr"
                 )
         elif self._good_steps == _GROWTH_INTERVAL:
-            self._scale.mul_(2.0)
+            self._scale *= 2.0
             self._good_steps = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scale and the number of good steps since it changed."""
-        return {"scale": float(self._scale), "good_steps": self._good_steps}
+        return {"scale": self._scale, "good_steps": self._good_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored scale."""
-        self._scale.fill_(state["scale"])
+        self._scale = float(state["scale"])
         self._good_steps = state["good_steps"]

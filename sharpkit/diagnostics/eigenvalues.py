@@ -18,6 +18,9 @@ from sharpkit.diagnostics.operators import Operator
 Watch = Callable[[int, float], bool]
 """`(products so far, largest eigenvalue so far) -> go on?`, called after every product."""
 
+_UNSEEN = 4
+"""Steps on an accelerator between two looks at what has converged."""
+
 _ROUNDINGS = 50
 """No residual can be asked to be below so many roundings of the matrix's norm."""
 
@@ -82,8 +85,9 @@ def converge(
         if lanczos.full:
             ritz = lanczos.ritz()
             lanczos.restart(ritz, kept(len(ritz.values), top, bottom, lanczos.limit - lanczos.block))
-        # A large basis is looked at more seldom, so that the small eigenproblem stays cheap beside a product.
-        for _ in range(1 + lanczos.steps // 25):
+        # A large basis is looked at more seldom, so that the small eigenproblem stays cheap beside a product; and so
+        # is one on an accelerator, which has to finish its work for it.
+        for _ in range((1 if lanczos.operator.device.type == "cpu" else _UNSEEN) + lanczos.steps // 25):
             if not (lanczos.complete or lanczos.full or lanczos.operator.products >= most):
                 lanczos.step()
         ritz = lanczos.ritz()

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
+from torch.nn import functional as F
 
 from sharpkit.diagnostics import reductions
 from sharpkit.diagnostics.eigenvalues import converge, eigenpairs
-from sharpkit.diagnostics.operators import Matrix
-from tests.diagnostics.support import Diagonal, basis_of, rotated
+from sharpkit.diagnostics.operators import Curvature, Matrix
+from sharpkit.diagnostics.problem import opened
+from tests.core.support import Reads
+from tests.diagnostics.support import Diagonal, basis_of, net, rotated, samples
 
 
 def pairs_of(operator, top=5, bottom=0, tol=1e-10, rows=400, block=1, most=1000, **options):
@@ -140,6 +143,17 @@ def test_a_lead_of_zero_and_one_of_a_block():
         start = lanczos.coming
         torch.testing.assert_close(start @ start.T, torch.eye(block).double(), rtol=0, atol=1e-12)
         np.testing.assert_allclose(converge(lanczos, 2, tol=1e-9).values[:2], [100, 60])
+
+
+def test_a_step_reads_nothing_back():
+    model = net("cnn")
+    with opened(model, F.cross_entropy, [samples("cnn")]) as problem:
+        lanczos = basis_of(Curvature(problem))
+        lanczos.step()  # builds the graph, and may measure it
+        with Reads() as mode:
+            for _ in range(8):
+                lanczos.step()
+    assert mode.seen == []
 
 
 def test_what_is_not_converged_says_so():
