@@ -57,6 +57,8 @@ class SpectrumResult:
         dtype: The type of products; sums are in float64.
         weight_decay: lambda of the term lambda I, 0 for none.
         products: Products of A with a vector, all together.
+        forwards: Samples that were evaluated.
+        backwards: Samples that were differentiated, for a first or a second derivative.
         how: How they were made.
         seconds: Time for all of it.
         complete: Whether nothing was stopped before its end.
@@ -81,6 +83,8 @@ class SpectrumResult:
     dtype: str
     weight_decay: float
     products: int
+    forwards: int
+    backwards: int
     how: str
     seconds: float
     complete: bool
@@ -150,7 +154,7 @@ def of_problem(
     watch: Watch | None = None,
 ) -> SpectrumResult:
     """Return the spectrum of an open problem; the arguments are those of `hessian`."""
-    start = time.perf_counter()
+    start, before = time.perf_counter(), replace(problem.passes)
     if asked.error_bars or asked.trace is not None:
         problem = sliced(problem, pieces=_SLICES if asked.error_bars else 1)
     budget = memory.available(problem.device) // 2 if budget is None else budget
@@ -185,6 +189,8 @@ def of_problem(
         dtype=str(problem.dtype).removeprefix("torch."),
         weight_decay=weight_decay,
         products=operator.products,
+        forwards=problem.passes.forward - before.forward,
+        backwards=problem.passes.backward - before.backward,
         how=operator.how,
         seconds=time.perf_counter() - start,
         complete=found.complete,
