@@ -38,6 +38,8 @@ class AfterFirst(Gate):
 class LookAheadGradient(Ascent):
     """Climb q_t = grad L(B_{t-1}; y_t), or the gradient of the ascent loss there, computed in the step before."""
 
+    needs: ClassVar[frozenset[Need]] = frozenset({"past"})
+
     def direction(self, step: Step) -> Vec:
         """Return what is climbed."""
         return step.memory[_GRADIENT if step.ascent_loss is None else _CLIMBED]
