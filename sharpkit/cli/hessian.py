@@ -9,11 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharpkit.cli.shared import OUTPUT, ConfigFile, Json, NoColor, Traceback, from_file
+from sharpkit.cli.shared import (
+    OUTPUT,
+    Checkpoints,
+    ConfigFile,
+    Json,
+    NoColor,
+    NoPlot,
+    NoProgress,
+    Quiet,
+    Traceback,
+    from_file,
+    listed,
+)
 from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.commands.hessian_config import HessianConfig
 from sharpkit.engine.documents import to_json
-from sharpkit.errors import UsageError
 
 if TYPE_CHECKING:
     from sharpkit.commands.hessian import HessianResult
@@ -21,9 +32,7 @@ if TYPE_CHECKING:
 
 
 def hessian(
-    checkpoints: Annotated[
-        list[str], typer.Argument(metavar="CKPT...|-", help="Checkpoints or run directories; - reads them from stdin.")
-    ],
+    checkpoints: Checkpoints,
     *,
     config: ConfigFile = None,
     out: Annotated[
@@ -36,12 +45,10 @@ def hessian(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    no_plot: Annotated[bool, typer.Option("--no-plot", help="No figure.", rich_help_panel=OUTPUT)] = False,
+    no_plot: NoPlot = False,
     json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the result.", rich_help_panel=OUTPUT)] = False,
-    no_progress: Annotated[
-        bool, typer.Option("--no-progress", help="Plain lines in place of a bar.", rich_help_panel=OUTPUT)
-    ] = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
     no_color: NoColor = False,
     traceback: Traceback = False,
     **given: Any,
@@ -52,29 +59,19 @@ def hessian(
     """
     from sharpkit.cli.spectrum_progress import SpectrumProgress
     from sharpkit.commands import hessian as command
+    from sharpkit.commands.checkpoints import stopped_by
 
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
     stored = from_file(config, HessianConfig) if config is not None else {}
     options = HessianConfig(**{**stored, **{k: v for k, v in given.items() if v is not None}})
     with SpectrumProgress(terminal) as progress, redirect_stdout(sys.stderr):
-        result = command.run(_listed(checkpoints), options, out, plot=not no_plot, observer=progress)
+        result = command.run(listed(checkpoints), options, out, plot=not no_plot, observer=progress)
     _render(result, terminal)
     if result.signal_number:
-        name = command.stopped_by(result.signal_number)
+        name = stopped_by(result.signal_number)
         print(f"sharpkit: stopped by {name}; what has converged by then is above", file=sys.stderr)
     if result.exit_code:
         raise EndedEarly(result.exit_code)
-
-
-def _listed(checkpoints: list[str]) -> list[str]:
-    """Return the paths; - stands for those on stdin, one a line."""
-    if "-" not in checkpoints:
-        return checkpoints
-    if checkpoints.count("-") > 1:
-        raise UsageError("- is given twice, allowed is once", "give one list on stdin")
-    read = [line.strip() for line in sys.stdin if line.strip()]
-    at = checkpoints.index("-")
-    return checkpoints[:at] + read + checkpoints[at + 1 :]
 
 
 def _render(result: HessianResult, terminal: Terminal) -> None:

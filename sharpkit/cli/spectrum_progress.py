@@ -2,63 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
-
-from rich.status import Status
-
-from sharpkit.cli.terminal import Terminal
-
-_EVERY = 10.0
-"""Seconds between two plain lines."""
+from sharpkit.cli.status import StatusProgress
 
 
-class SpectrumProgress:
-    """Tells a person, or a log file, how many products are done.
-
-    Args:
-        terminal: Decides between a line that changes, plain lines and silence.
-    """
-
-    def __init__(self, terminal: Terminal) -> None:
-        self._terminal = terminal
-        self._status: Status | None = None
-        self._name = ""
-        self._begun = self._told = 0.0
-
-    def __enter__(self) -> SpectrumProgress:
-        if self._terminal.bars:
-            self._status = self._terminal.err().status("")
-            self._status.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._status is not None:
-            self._status.stop()
-
-    def begin(self, name: str, number: int, count: int) -> None:
-        """Show which checkpoint it is."""
-        self._name = name if count == 1 else f"{number}/{count} {name}"
-        self._begun = self._told = time.monotonic()
-        if self._status is not None:
-            self._status.update(self._name)
+class SpectrumProgress(StatusProgress):
+    """Tells a person, or a log file, how many products are done."""
 
     def product(self, products: int, largest: float) -> None:
         """Show the products done and the largest eigenvalue so far."""
-        now = time.monotonic()
         seen = f"  lambda_1 {largest:.5g}" if largest == largest else ""
-        text = f"{self._name}  {products} products{seen}  {now - self._begun:.0f} s"
-        if self._status is not None:
-            self._status.update(text)
-        elif now - self._told > _EVERY:
-            self._terminal.say(text)
-            self._told = now
-
-    def note(self, text: str) -> None:
-        """Write a line."""
-        if self._status is not None:
-            self._status.console.print(text, style="dim", markup=False)
-        else:
-            self._terminal.say(text)
+        self.tell(f"{products} products{seen}")

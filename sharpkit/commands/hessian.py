@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,47 +10,34 @@ from typing import Any, Protocol
 
 import torch
 
+from sharpkit.commands import checkpoints
+from sharpkit.commands.checkpoints import FIGURES, beside, beside_all, loaded, noted
 from sharpkit.commands.hessian_config import HessianConfig
-from sharpkit.commands.hessian_files import FIGURES, document_of, write_arrays, write_table
+from sharpkit.commands.hessian_files import document_of, write_arrays, write_table
 from sharpkit.commands.train import peak_mb
 from sharpkit.diagnostics.analysis import Wanted
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.spectrum import SpectrumResult, of_layers, of_problem
 from sharpkit.engine import rundir, runtime
-from sharpkit.engine.documents import document
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.engine.trained import Trained, load
-from sharpkit.errors import InputError, SharpkitError, UsageError
+from sharpkit.engine.trained import Trained
+from sharpkit.errors import InputError, SharpkitError
 
 _SUFFIXES = (*FIGURES, ".npz", ".csv")
 
 
-class Observer(Protocol):
+class Observer(checkpoints.Observer, Protocol):
     """Is told how it goes."""
-
-    def begin(self, name: str, number: int, count: int) -> None:
-        """Tell that a checkpoint is begun."""
-        ...
 
     def product(self, products: int, largest: float) -> None:
         """Tell how many products are done, and the largest eigenvalue so far."""
         ...
 
-    def note(self, text: str) -> None:
-        """Tell something else."""
-        ...
 
-
-class Quiet:
+class Quiet(checkpoints.Quiet):
     """An observer that ignores everything."""
 
-    def begin(self, name: str, number: int, count: int) -> None:
-        """Ignore."""
-
     def product(self, products: int, largest: float) -> None:
-        """Ignore."""
-
-    def note(self, text: str) -> None:
         """Ignore."""
 
 
@@ -92,21 +77,7 @@ class HessianResult:
         results = [
             {"ckpt": name, **document_of(result), **self._of_layers(name)} for name, result in self.spectra.items()
         ]
-        failed = [
-            {"ckpt": name, "code": e.code, "message": e.message, "hint": e.hint} for name, e in self.failed.items()
-        ]
-        body = {
-            "args": self.args,
-            "seed": self.args["seed"],
-            "device": self.env["device"],
-            "results": results,
-            "failed": failed,
-            "env": self.env,
-            "cost": self.cost,
-            "files": self.files,
-            "warnings": self.warnings,
-        }
-        return document("hessian", body, ok=self.exit_code == 0)
+        return checkpoints.document_of_checkpoints("hessian", self, results)
 
     def _of_layers(self, name: str) -> dict[str, Any]:
         blocks = self.layers.get(name)
@@ -116,13 +87,13 @@ class HessianResult:
 
 
 def run(
-    checkpoints: Sequence[str], config: HessianConfig, out: Path | None = None, *, plot: bool = True,
+    names: Sequence[str], config: HessianConfig, out: Path | None = None, *, plot: bool = True,
     observer: Observer | None = None,
 ) -> HessianResult:  # fmt: skip
     """Compute the spectra of checkpoints and write them to files.
 
     Args:
-        checkpoints: Checkpoint files or run directories.
+        names: Checkpoint files or run directories.
         config: What is computed.
         out: A file for all of them, by its ending png, pdf, svg, npz or csv; a figure gets the arrays beside it. None
             puts CKPT-hessian.npz and CKPT-hessian.png beside the checkpoints.
@@ -132,10 +103,7 @@ def run(
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say; of several checkpoints only if all fail.
     """
-    if not checkpoints:
-        raise UsageError("no checkpoint is given, at least one is needed", "give a ckpt.pt or a run directory")
-    if out is not None and out.suffix not in _SUFFIXES:
-        raise UsageError(f"--out is {out}, allowed endings are {', '.join(_SUFFIXES)}", "give another name")
+    checkpoints.check_arguments(names, out, _SUFFIXES)
     told = observer or Quiet()
     start = time.perf_counter()
     spectra: dict[str, SpectrumResult] = {}
@@ -144,25 +112,10 @@ def run(
     env: dict[str, Any] = {}
     runtime.keep_freed_memory()
     with StopRequest() as stop:
-        for number, name in enumerate(dict.fromkeys(checkpoints), 1):
-            if stop.signal_number:
-                break
-            told.begin(name, number, len(checkpoints))
-            try:
-                trained = load(
-                    Path(name),
-                    part=config.split,
-                    count=config.count,
-                    seed=config.seed,
-                    device=config.device,
-                    data=config.data,
-                    model=config.model,
-                )
+        for name, trained in loaded(names, config, failed, stop, told):
+            with noted(name, failed, told):
                 spectra[name], layers[name] = _of_one(trained, config, stop, told)
                 env = rundir.environment(trained.device)
-            except SharpkitError as error:
-                failed[name] = error
-                told.note(f"{name}: {error.message}")
     if not spectra:
         raise next(iter(failed.values()))
     files, warnings = _write(spectra, out, plot)
@@ -172,7 +125,7 @@ def run(
         "wall_s": round(time.perf_counter() - start, 3),
         "peak_mb": round(peak_mb(torch.device(env["device"])), 1),
     }
-    args = {"checkpoints": list(checkpoints), **asdict(config)}
+    args = {"checkpoints": list(names), **asdict(config)}
     return HessianResult(
         spectra, layers, failed, [str(f) for f in files], int(stop.signal_number), args, env, cost, warnings
     )
@@ -234,34 +187,16 @@ def _write(spectra: dict[str, SpectrumResult], out: Path | None, plot: bool) -> 
             return [write_table(out, spectra)], warnings
         files = [write_arrays(out.with_suffix(".npz"), spectra)]
         return files + ([_draw(out, spectra)] if out.suffix in FIGURES else []), warnings
-    files = [write_arrays(_beside(name, ".npz"), {name: result}) for name, result in spectra.items()]
+    files = [write_arrays(beside(name, "hessian.npz"), {name: result}) for name, result in spectra.items()]
     if plot:
-        names = list(spectra)
-        folder = Path(os.path.commonpath([str(_beside(name, "").parent.resolve()) for name in names]))
-        target = _beside(names[0], ".png") if len(names) == 1 else folder / "hessian.png"
         try:
-            files.append(_draw(target, spectra))
+            files.append(_draw(beside_all(list(spectra), "hessian.png"), spectra))
         except InputError as error:
             warnings.append(f"no figure was drawn: {error.message}; {error.hint}")
     return files, warnings
 
 
 def _draw(path: Path, spectra: dict[str, SpectrumResult]) -> Path:
-    from sharpkit.engine.checkpoint import write_atomically
     from sharpkit.figures.spectrum import spectrum
 
-    figure = spectrum(spectra)
-    write_atomically(path, lambda file: figure.savefig(file, dpi=200, format=path.suffix[1:]))
-    return path
-
-
-def _beside(name: str, suffix: str) -> Path:
-    """Return where the results of a checkpoint go: ckpt-hessian.npz beside ckpt.pt."""
-    path = Path(name)
-    file = path / "ckpt.pt" if path.is_dir() else path
-    return file.with_name(f"{file.stem}-hessian{suffix}")
-
-
-def stopped_by(number: int) -> str:
-    """Return the name of a signal."""
-    return signal.Signals(number).name
+    return checkpoints.write_figure(path, spectrum(spectra))

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpkit.engine.config import option
+from sharpkit.engine.config import option, sample_count
 from sharpkit.errors import UsageError, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
@@ -87,11 +87,7 @@ class HessianConfig:
     @property
     def count(self) -> int | None:
         """The number of samples; None is all."""
-        if self.samples == "all":
-            return None
-        if not (self.samples.isascii() and self.samples.isdecimal() and int(self.samples) > 0):
-            raise UsageError(f"samples is {self.samples!r}, allowed are all and 1, 2, ...", "use --samples all")
-        return int(self.samples)
+        return sample_count(self.samples)
 
     @property
     def memory_bytes(self) -> int | None:

@@ -12,8 +12,6 @@ from sharpkit.diagnostics.spectrum import SpectrumResult
 from sharpkit.engine.checkpoint import write_atomically
 from sharpkit.engine.rundir import write_text
 
-FIGURES = (".png", ".pdf", ".svg")
-
 
 def document_of(result: SpectrumResult) -> dict[str, Any]:
     """Return a spectrum as plain data, with lambda1, lambda2, ... as keys of their own."""

@@ -142,6 +142,19 @@ def _is_count(text: str, most: int = 10**9) -> bool:
     return text.isascii() and text.isdecimal() and 0 < int(text) <= most
 
 
+def sample_count(samples: str) -> int | None:
+    """Return how many samples `--samples` asks for; None is all.
+
+    Raises:
+        UsageError: If it is neither `all` nor a number of at least one.
+    """
+    if samples == "all":
+        return None
+    if not _is_count(samples):
+        raise UsageError(f"samples is {samples!r}, allowed are all and 1, 2, ...", "use --samples all")
+    return int(samples)
+
+
 def options(of: type[Any] = TrainConfig) -> dict[str, Field[Any]]:
     """Return the fields of a configuration by name."""
     return {f.name: f for f in fields(of)}

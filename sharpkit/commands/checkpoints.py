@@ -1,0 +1,222 @@
+"""What every command does that measures checkpoints: load them one after the other, name files, write the document."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from sharpkit.engine import checkpoint
+from sharpkit.engine.documents import document
+from sharpkit.engine.runtime import StopRequest
+from sharpkit.engine.trained import Split, Trained, load
+from sharpkit.errors import SharpkitError, UsageError
+
+FIGURES = (".png", ".pdf", ".svg")
+"""The endings of figures."""
+
+
+class Observer(Protocol):
+    """Is told which checkpoint it is, and what a person would like to know."""
+
+    def begin(self, name: str, number: int, count: int) -> None:
+        """Tell that a checkpoint is begun."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Tell something else."""
+        ...
+
+
+class Quiet:
+    """An observer that ignores everything."""
+
+    def begin(self, name: str, number: int, count: int) -> None:
+        """Ignore."""
+
+    def note(self, text: str) -> None:
+        """Ignore."""
+
+
+class Wanted(Protocol):
+    """The options that say which checkpoint and which samples are meant."""
+
+    @property
+    def split(self) -> Split:
+        """Which samples."""
+        ...
+
+    @property
+    def count(self) -> int | None:
+        """How many of them; None is all."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of their draw."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where."""
+        ...
+
+    @property
+    def data(self) -> str | None:
+        """The data set, in place of the checkpoint's."""
+        ...
+
+    @property
+    def model(self) -> str | None:
+        """The model, in place of the checkpoint's."""
+        ...
+
+
+class Outcome(Protocol):
+    """What the result of a command has in common with those of the others."""
+
+    @property
+    def failed(self) -> Mapping[str, SharpkitError]:
+        """What is wrong with the checkpoints that were not measured."""
+        ...
+
+    @property
+    def args(self) -> Mapping[str, Any]:
+        """The configuration."""
+        ...
+
+    @property
+    def env(self) -> Mapping[str, Any]:
+        """Versions and device."""
+        ...
+
+    @property
+    def cost(self) -> Mapping[str, float]:
+        """Work, seconds, memory."""
+        ...
+
+    @property
+    def files(self) -> Sequence[str]:
+        """What was written."""
+        ...
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What a reader should know."""
+        ...
+
+    @property
+    def exit_code(self) -> int:
+        """The program's."""
+        ...
+
+
+def check_arguments(checkpoints: Sequence[str], out: Path | None, suffixes: Sequence[str]) -> None:
+    """Refuse an empty list of checkpoints, and an output file of an ending that is not known.
+
+    Raises:
+        UsageError: If so.
+    """
+    if not checkpoints:
+        raise UsageError("no checkpoint is given, at least one is needed", "give a ckpt.pt or a run directory")
+    if out is not None and out.suffix not in suffixes:
+        raise UsageError(f"--out is {out}, allowed endings are {', '.join(suffixes)}", "give another name")
+
+
+def loaded(
+    checkpoints: Sequence[str], config: Wanted, failed: dict[str, SharpkitError], stop: StopRequest, told: Observer
+) -> Iterator[tuple[str, Trained]]:
+    """Yield every checkpoint by the name that was given, once, until a signal stops it.
+
+    Args:
+        checkpoints: Files or run directories.
+        config: Which samples, where, and what a foreign checkpoint does not say.
+        failed: Gets what is wrong with those that cannot be loaded.
+        stop: May stop it.
+        told: Is told how it goes.
+    """
+    names = list(dict.fromkeys(checkpoints))
+    for number, name in enumerate(names, 1):
+        if stop.signal_number:
+            return
+        told.begin(name, number, len(names))
+        try:
+            trained = load(
+                Path(name),
+                part=config.split,
+                count=config.count,
+                seed=config.seed,
+                device=config.device,
+                data=config.data,
+                model=config.model,
+            )
+        except SharpkitError as error:
+            _note(name, error, failed, told)
+        else:
+            yield name, trained
+
+
+@contextmanager
+def noted(name: str, failed: dict[str, SharpkitError], told: Observer) -> Generator[None]:
+    """Note what is wrong with a checkpoint, and go on with the next."""
+    try:
+        yield
+    except SharpkitError as error:
+        _note(name, error, failed, told)
+
+
+def _note(name: str, error: SharpkitError, failed: dict[str, SharpkitError], told: Observer) -> None:
+    failed[name] = error
+    told.note(f"{name}: {error.message}")
+
+
+def document_of_checkpoints(command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the JSON document of a command.
+
+    Args:
+        command: Its name.
+        outcome: What it has in common with others.
+        results: What it says about each checkpoint.
+    """
+    failed = [
+        {"ckpt": name, "code": e.code, "message": e.message, "hint": e.hint} for name, e in outcome.failed.items()
+    ]
+    body = {
+        "args": outcome.args,
+        "seed": outcome.args["seed"],
+        "device": outcome.env["device"],
+        "results": results,
+        "failed": failed,
+        "env": outcome.env,
+        "cost": outcome.cost,
+        "files": outcome.files,
+        "warnings": outcome.warnings,
+    }
+    return document(command, body, ok=outcome.exit_code == 0)
+
+
+def beside(name: str, ending: str) -> Path:
+    """Return where the results of a checkpoint go: ckpt-ENDING beside ckpt.pt."""
+    file = checkpoint.located(Path(name))
+    return file.with_name(f"{file.stem}-{ending}")
+
+
+def beside_all(names: Sequence[str], ending: str) -> Path:
+    """Return where a file for several checkpoints goes: in their common folder; of a single one beside it."""
+    if len(names) == 1:
+        return beside(names[0], ending)
+    return Path(os.path.commonpath([str(beside(name, ending).parent.resolve()) for name in names])) / ending
+
+
+def write_figure(path: Path, figure: Any) -> Path:
+    """Write a matplotlib figure whole or not at all, in the format of its ending."""
+    checkpoint.write_atomically(path, lambda file: figure.savefig(file, dpi=200, format=path.suffix[1:]))
+    return path
+
+
+def stopped_by(number: int) -> str:
+    """Return the name of a signal."""
+    return signal.Signals(number).name
