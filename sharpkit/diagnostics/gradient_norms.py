@@ -36,6 +36,7 @@ class GradNormResult:
         values: (n,); |grad L(B)|^2 of each batch, without weight decay, in the order of the batches.
         losses: (n,); L(B).
         samples: Samples a batch.
+        population: How many samples the batches were drawn from, None where that is not known.
         parameters: P.
         lam1: AE-SAM's threshold at the end of a run.
         lam2: Its threshold at the beginning.
@@ -51,6 +52,7 @@ class GradNormResult:
     values: NDArray[np.float64]
     losses: NDArray[np.float64]
     samples: int
+    population: int | None
     parameters: int
     lam1: float
     lam2: float
@@ -86,6 +88,7 @@ def gradnorms(
     dtype: torch.dtype | None = None,
     accumulate: int = 1,
     seed: int = 0,
+    population: int | None = None,
     total: int | None = None,
     watch: Watch | None = None,
 ) -> GradNormResult:
@@ -105,6 +108,7 @@ def gradnorms(
         dtype: torch.float64 computes in double precision; None in the model's type.
         accumulate: Micro-batches a batch is cut into.
         seed: Of dropout, and of the simulated run of AE-SAM.
+        population: How many samples the batches are drawn from, for the record.
         total: How many batches there are, where they do not say; None counts them.
         watch: Called after every batch.
 
@@ -139,6 +143,7 @@ def gradnorms(
         values=table[:, 0],
         losses=table[:, 1],
         samples=sizes.pop(),
+        population=population,
         parameters=sum(p.numel() for p in still.params),
         lam1=lam1,
         lam2=lam2,

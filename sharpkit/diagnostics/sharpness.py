@@ -274,5 +274,6 @@ def rise(before: Tensor, after: Tensor) -> Estimate:
 def _averaged(values: list[float]) -> Estimate:
     if not values:
         return Estimate(math.nan, math.nan)
-    error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
-    return Estimate(float(np.mean(values)), error)
+    many = len(values) > 1 and all(math.isfinite(v) for v in values)
+    error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if many else math.nan
+    return Estimate(sum(values) / len(values), error)

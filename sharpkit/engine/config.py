@@ -155,6 +155,19 @@ def sample_count(samples: str) -> int | None:
     return int(samples)
 
 
+def with_radius(opt: str, rho: float | None) -> str:
+    """Return --opt with --rho written into it.
+
+    Raises:
+        UsageError: If both give a radius.
+    """
+    if rho is None:
+        return opt
+    if ":rho=" in opt.replace(" ", ""):
+        raise UsageError(f"--rho {rho:g} and --opt {opt} both give a radius", "give one of them")
+    return f"{opt}:rho={rho!r}"
+
+
 def options(of: type[Any] = TrainConfig) -> dict[str, Field[Any]]:
     """Return the fields of a configuration by name."""
     return {f.name: f for f in fields(of)}

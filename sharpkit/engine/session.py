@@ -22,7 +22,7 @@ from sharpkit.data.split import Splits
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import compiled
-from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.config import TrainConfig, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.layout import pick_layout
 from sharpkit.engine.rehearsal import materialise, rehearse
@@ -65,19 +65,6 @@ class Session:
         return self.config.epochs * len(self.loader)
 
 
-def recipe_text(config: TrainConfig) -> str:
-    """Return --opt with --rho written into it.
-
-    Raises:
-        UsageError: If both give a radius.
-    """
-    if config.rho is None:
-        return config.opt
-    if ":rho=" in config.opt.replace(" ", ""):
-        raise UsageError(f"--rho {config.rho:g} and --opt {config.opt} both give a radius", "give one of them")
-    return f"{config.opt}:rho={config.rho!r}"
-
-
 def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     """Build a run, deterministically from the configuration.
 
@@ -89,7 +76,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         UsageError: If names or values are not allowed.
         InputError: If data, model or initial weights cannot be had or do not fit.
     """
-    rule = parse(recipe_text(config))
+    rule = parse(with_radius(config.opt, config.rho))
     device = runtime.pick_device(config.device)
     runtime.set_determinism(config.deterministic)
     runtime.keep_freed_memory()
