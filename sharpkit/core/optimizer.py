@@ -14,6 +14,7 @@ from sharpkit.core import vec
 from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm, SingleProcess
+from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_needs, check_options
 from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
 from sharpkit.core.parts import completed
@@ -253,6 +254,23 @@ class SharpnessAware:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients that the last step left; never needed before `step`."""
         self.base.zero_grad(set_to_none)
+
+    def ahead(self) -> list[tuple[Vec, Work]]:
+        """Return of every shard the gradient that the next step climbs and its batch, where the last step left them."""
+        assert self.rule.ascent
+        drawers = [Drawer(self._state.memory, shard) for shard in range(self.rule.shards or 1)]
+        return [known for drawer in drawers if (known := self.rule.ascent.known(drawer)) is not None]
+
+    @torch.no_grad()
+    def gradient(self, work: Work) -> Vec:
+        """Return the gradient of what is minimised on a batch; no step is taken and nothing is counted."""
+        cost, self._oracle.cost = self._oracle.cost, Cost()
+        buffers = Buffers.of(self._model)
+        try:
+            return self._oracle.evaluate(work, "perturbed").grads[0]
+        finally:
+            self._oracle.cost = cost
+            buffers.put_back()
 
     def counters(self) -> dict[str, float]:
         """Return the sums over all steps; waits for the device.

@@ -22,9 +22,10 @@ from sharpkit.data.split import Splits
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import compiled
-from sharpkit.engine.config import TrainConfig, with_radius
+from sharpkit.engine.config import TrainConfig, sample_count, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.layout import pick_layout
+from sharpkit.engine.probe_names import check_probes
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.engine.weights import load_weights
 from sharpkit.errors import InputError, UsageError, one_line
@@ -87,6 +88,14 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
     augment = dataset.augment if config.augment == "auto" else config.augment
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
+    check_probes(
+        config.probe,
+        rule.name,
+        ahead="past" in rule.needs(),
+        samples=sample_count(config.probe_samples) or len(parts.train),
+        available=len(parts.train),
+        batch_size=config.batch_size,
+    )
     chosen = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
     external.seed(config.seed)
     model = _on(device, build_model(chosen, dataset))

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from sharpkit.core import vec
 from sharpkit.core.base import LookAhead
+from sharpkit.core.memory import Drawer
 from sharpkit.core.parts import Constant
 from sharpkit.core.point import Point
 from sharpkit.core.rule import Rule
@@ -43,6 +44,10 @@ class LookAheadGradient(Ascent):
     def direction(self, step: Step) -> Vec:
         """Return what is climbed."""
         return step.memory[_GRADIENT if step.ascent_loss is None else _CLIMBED]
+
+    def known(self, memory: Drawer) -> tuple[Vec, Work] | None:
+        """Return q and its batch."""
+        return (memory[_GRADIENT], Batch.unpack(memory[_BATCH])) if _GRADIENT in memory else None
 
 
 @dataclass(frozen=True)
