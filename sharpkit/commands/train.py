@@ -185,6 +185,7 @@ def _result(fit: Fit) -> TrainResult:
     metrics = {key: float(fit.last[key]) for key in ("train_loss", "train_acc", "val_loss", "val_acc", "pct_sam")}
     metrics |= {"test_loss": test.loss, "test_acc": test.accuracy, "epochs": float(session.config.epochs)}
     metrics |= {name: float(fit.last[name]) for name in NOTES if name in fit.last}
+    metrics |= {name: float(value) for name, value in fit.probed.items()}
     files = [fit.run.checkpoint, fit.run.config, fit.run.path / "env.json", fit.run.metrics, fit.run.summary]
     best = fit.run.path / "best.pt"
     if session.config.save_every == "best" and best.is_file():
@@ -203,6 +204,7 @@ def _result(fit: Fit) -> TrainResult:
         "steps": steps,
         "wall_s": round(fit.elapsed, 3),
         "peak_mb": round(peak_mb(session.device), 1),
+        **({"probe_s": round(fit.probe_seconds, 3)} if fit.probes is not None else {}),
     }
     return TrainResult(
         run_dir=str(fit.run.path),
