@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from sharpkit.diagnostics.landscape import LandscapeResult, landscape
+from sharpkit.diagnostics.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
 from sharpkit.diagnostics.spectrum import SpectrumResult, hessian
 
-__all__ = ["SpectrumResult", "hessian"]
+__all__ = [
+    "LandscapeResult",
+    "Plane",
+    "SpectrumResult",
+    "checkpoint_plane",
+    "hessian",
+    "hessian_plane",
+    "landscape",
+    "pca_plane",
+    "random_plane",
+]
