@@ -14,11 +14,14 @@ from typer.exceptions import Abort, TyperException
 
 from sharpkit import __version__
 from sharpkit.cli.hessian import hessian
+from sharpkit.cli.landscape import landscape
 from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
 from sharpkit.commands.hessian_config import PANELS, HessianConfig
+from sharpkit.commands.landscape_config import PANELS as LANDSCAPE_PANELS
+from sharpkit.commands.landscape_config import LandscapeConfig
 from sharpkit.engine.documents import document, to_json
 from sharpkit.errors import SharpkitError, one_line
 
@@ -29,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(with_options(train))
+app.command()(with_options(landscape, LandscapeConfig, LANDSCAPE_PANELS))
 app.command()(with_options(hessian, HessianConfig, PANELS))
 app.command()(ls)
 
@@ -135,4 +139,4 @@ def _command(arguments: Sequence[str]) -> str:
 
 def _help(arguments: Sequence[str]) -> str:
     command = _command(arguments)
-    return f"sharpkit {command} --help" if command in ("train", "hessian", "ls") else "sharpkit --help"
+    return f"sharpkit {command} --help" if command in ("train", "landscape", "hessian", "ls") else "sharpkit --help"

@@ -106,17 +106,24 @@ def test_an_even_grid_never_hits_the_centre_which_is_evaluated_all_the_same():
 
 
 @pytest.mark.parametrize("chunk", [1, 6, 64])
-def test_chunks_and_threads_do_not_matter(chunk):
+def test_chunks_do_not_matter(chunk):
     model, (x, y) = net("cnn").float(), samples()
     expected = landscape(copy.deepcopy(model).double(), F.cross_entropy, [(x, y)], x=X, y=Y, seed=4)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        found = landscape(model, F.cross_entropy, uneven(x.float(), y), x=X, y=Y, chunk=chunk, seed=4)
-    finally:
-        torch.set_num_threads(threads)
+    found = landscape(model, F.cross_entropy, uneven(x.float(), y), x=X, y=Y, chunk=chunk, seed=4)
     np.testing.assert_allclose(found.loss, expected.loss, rtol=2e-5)
     assert "2 batch norms folded" in found.how
+
+
+def test_threads_do_not_matter():
+    model, (x, y) = net("cnn").float(), samples()
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(landscape(model, F.cross_entropy, [(x.float(), y)], x=[-1, 0.5], y=None, check=False).loss)
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(*found, rtol=1e-6)
 
 
 def test_statistics_are_those_of_the_samples_at_every_point():
