@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sharpkit.commands.landscape import LandscapesResult
-    from sharpkit.diagnostics.landscape import LandscapeResult
+    from sharpkit.diagnostics.landscape_result import LandscapeResult
 
 
 def landscape(
@@ -149,6 +149,8 @@ def _table(result: LandscapesResult, terminal: Terminal) -> None:
         rows.append(row("  from the surface", lambda s: _slopes(s, "fitted", "curvature")))
     if any(s.amp_error == s.amp_error for s in surfaces):
         rows.append(row(f"error by {first.amp}", lambda s: f"{100 * s.amp_error:.2g} %"))
+    if any(s.convexity for s in surfaces):
+        rows.append(row("|smallest / largest eigenvalue|", _ratios))
     rows.append(row("points evaluated", lambda s: str(s.evaluations)))
     norm = f"{first.plane.norm}-normalised " if first.plane.norm != "none" else ""
     title = (
@@ -162,3 +164,11 @@ def _slopes(surface: LandscapeResult, side: str, name: str) -> str:
     if surface.check is None:
         return ""
     return ", ".join(f"{getattr(s, name):.4g}" for s in getattr(surface.check, side))
+
+
+def _ratios(surface: LandscapeResult) -> str:
+    """Return the median and the largest ratio over the points."""
+    if surface.convexity is None:
+        return ""
+    ratios = sorted(value for value in surface.convexity.ratio.ravel().tolist() if value == value)
+    return f"median {ratios[len(ratios) // 2]:.3g}, at most {ratios[-1]:.3g}" if ratios else "not finite"

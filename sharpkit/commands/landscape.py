@@ -13,11 +13,12 @@ import torch
 from sharpkit.commands import checkpoints
 from sharpkit.commands.checkpoints import FIGURES, beside, beside_all, loaded, noted
 from sharpkit.commands.landscape_config import LandscapeConfig
-from sharpkit.commands.landscape_files import arrays_of, document_of, write_table
+from sharpkit.commands.landscape_files import arrays_of, document_of, interpolated, write_table
 from sharpkit.commands.landscape_planes import axes_of, plane_of
 from sharpkit.commands.landscape_store import Store, fingerprint
 from sharpkit.commands.train import peak_mb
-from sharpkit.diagnostics.landscape import LandscapeResult, landscape
+from sharpkit.diagnostics.landscape import landscape
+from sharpkit.diagnostics.landscape_result import LandscapeResult
 from sharpkit.engine import rundir, runtime
 from sharpkit.engine.checkpoint import write_atomically
 from sharpkit.engine.runtime import StopRequest
@@ -183,12 +184,16 @@ def _of_one(
             amp=config.amp,
             chunk=None if recomputed else config.batch_size,
             check=config.check,
+            adaptive=config.adaptive,
+            convex=config.convexity,
             cells=cells,
             watch=watch,
         )
         result.mean_rise(config.radius)  # refuses a radius beyond the grid
         store.done(name, arrays_of(result))
         told.note(f"evaluated in {result.how}")
+        if result.interpolation is not None and result.interpolation.accepted:
+            told.note(interpolated(result))
     finally:
         store.write()
     return result

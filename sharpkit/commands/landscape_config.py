@@ -10,9 +10,9 @@ from sharpkit.engine.config import option, sample_count
 from sharpkit.errors import UsageError, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
-    "Plane": ("x", "y", "dirs", "norm", "ignore", "dir_seed", "orthogonal"),
+    "Plane": ("x", "y", "adaptive", "dirs", "norm", "ignore", "dir_seed", "orthogonal"),
     "Loss": ("samples", "split", "bn_mode", "batch_size", "amp"),
-    "Numbers": ("radius", "level", "check"),
+    "Numbers": ("radius", "level", "check", "convexity"),
     "Figure": ("style", "log_z", "vmin", "vmax", "levels"),
     "Checkpoint": ("data", "model"),
     "Run": ("seed", "device", "threads"),
@@ -34,6 +34,9 @@ class LandscapeConfig:
 
     x: str = option("auto", "Points along the first direction, LOW:HIGH:COUNT.", shown="-1:1:50, or what fits")
     y: str = option("auto", "Points along the second, or none for a profile.", shown="as --x")
+    adaptive: float | None = option(
+        None, "Interpolate within this part of the surface's range, such as 0.01, where it is smooth.", shown="off"
+    )
     dirs: str = option(
         "random", "Directions: random, hessian, pca (of a run's epoch-*.pt), or towards CKPT or CKPT,CKPT."
     )
@@ -55,6 +58,7 @@ class LandscapeConfig:
     radius: float | None = option(None, "Radius of the mean rise.", shown="half of the largest circle")
     level: float | None = option(None, "Loss that cells are counted below.", shown="1 above the centre")
     check: bool = option(True, "Compare slope and curvature at the centre with derivatives.")
+    convexity: int = option(0, "Points along each axis for the Hessian's extreme eigenvalues; costly.", shown="none")
     style: Literal["contour", "surface", "both"] = option("contour", "Figure: filled contours, 3-D surfaces, or both.")
     log_z: bool = option(False, "Logarithmic loss in the figure.")
     vmin: float | None = option(None, "Lowest loss of the colours.", shown="the lowest of all")
@@ -70,6 +74,11 @@ class LandscapeConfig:
         for name in ("seed", "dir_seed"):
             check_range(name.replace("_", "-"), getattr(self, name), 0, 2**31 - 1)
         check_range("levels", self.levels, 2, 256)
+        if self.adaptive is not None:
+            check_range("adaptive", self.adaptive, 0, 1, open_low=True, open_high=True)
+        check_range("convexity", self.convexity, 0)
+        if self.convexity and self.bn_mode != "eval":
+            raise UsageError("--convexity is given with --bn-mode recompute", "leave one of them out")
         if self.batch_size is not None:
             check_range("batch-size", self.batch_size, 1)
         if self.radius is not None:

@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sharpkit.diagnostics.landscape import LandscapeResult
+from sharpkit.diagnostics.landscape_result import LandscapeResult
 from sharpkit.engine.rundir import write_text
+
+_CURVED = ("x", "y", "smallest", "largest", "converged")
 
 
 def level_of(result: LandscapeResult, level: float | None) -> float:
     """Return the loss that cells are counted below: as given, or 1 above the centre."""
     return result.centre.loss + 1 if level is None else level
+
+
+def interpolated(result: LandscapeResult) -> str:
+    """Return in words how a surface was interpolated."""
+    found = result.interpolation
+    assert found is not None
+    nodes = " x ".join(str(count) for count in found.nodes[: len(result.plane.axes)])
+    return (
+        f"the {found.of} is interpolated from {nodes} Chebyshev points; on {found.checked} other cells it is off by "
+        f"{100 * found.error:.2g} % of the surface's range at most"
+    )
 
 
 def document_of(result: LandscapeResult, radius: float | None, level: float | None) -> dict[str, Any]:
@@ -52,6 +66,8 @@ def document_of(result: LandscapeResult, radius: float | None, level: float | No
             "checkpoints": [{"name": m.name, "x": m.x, "y": m.y, "distance": m.distance} for m in plane.marks],
         },
         "centre": _centre(result),
+        "interpolation": None if result.interpolation is None else asdict(result.interpolation),
+        "convexity": _convexity(result),
         "samples": result.samples,
         "parameters": result.parameters,
         "bn_mode": result.bn_mode,
@@ -80,10 +96,28 @@ def _centre(result: LandscapeResult) -> dict[str, Any] | None:
     }
 
 
+def _convexity(result: LandscapeResult) -> dict[str, Any] | None:
+    found = result.convexity
+    if found is None:
+        return None
+    return {
+        "x": found.x.tolist(),
+        "y": found.y.tolist(),
+        "smallest": found.smallest.tolist(),
+        "largest": found.largest.tolist(),
+        "ratio": found.ratio.tolist(),
+        "converged": found.converged.tolist(),
+        "products": found.products,
+    }
+
+
 def arrays_of(result: LandscapeResult) -> dict[str, Any]:
     """Return the arrays of a surface by name."""
-    plane = result.plane
+    plane, convexity = result.plane, result.convexity
+    curved = {} if convexity is None else {f"convexity_{n}": getattr(convexity, n) for n in _CURVED}
     return {
+        **curved,
+        "interpolated": result.interpolated,
         "x": result.x,
         "y": result.y,
         "loss": result.loss,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sharpkit.diagnostics.landscape import LandscapeResult, landscape
+from sharpkit.diagnostics.landscape import landscape
+from sharpkit.diagnostics.landscape_result import LandscapeResult
 from sharpkit.diagnostics.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
 from sharpkit.diagnostics.spectrum import SpectrumResult, hessian
 
