@@ -12,6 +12,11 @@ class LandscapeProgress(StatusProgress):
 
     _first: tuple[int, float] = (0, 0.0)
 
+    def begin(self, name: str, number: int, count: int) -> None:
+        """Show which checkpoint it is."""
+        super().begin(name, number, count)
+        self._first = (0, 0.0)
+
     def point(self, known: int, wanted: int, loss: float) -> None:
         """Show the points known and the time that is left."""
         now = time.monotonic()
@@ -19,4 +24,5 @@ class LandscapeProgress(StatusProgress):
             self._first = (known, now)
         done, begun = known - self._first[0], self._first[1]
         left = f"  {(now - begun) / done * (wanted - known):.0f} s left" if done else ""
-        self.tell(f"{known}/{wanted} points  loss {loss:.4g}{left}")
+        seen = f"  loss {loss:.4g}" if loss == loss else ""
+        self.tell(f"{known}/{wanted} points{seen}{left}")

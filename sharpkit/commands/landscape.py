@@ -139,7 +139,8 @@ def run(
 
 def _called(config: LandscapeConfig) -> str:
     """Return the name of the files of a kind of directions, so that surfaces along others stand beside each other."""
-    return "landscape" if config.kind == "random" else f"landscape-{config.kind}"
+    shape = "profile" if config.profile else "landscape"
+    return shape if config.kind == "random" else f"{shape}-{config.kind}"
 
 
 def _of_one(
