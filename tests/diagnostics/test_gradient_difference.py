@@ -140,6 +140,7 @@ def test_chunks_do_not_show(monkeypatch):
 
 
 def test_dead_units_are_excluded_and_counted():
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     model[0].bias.data[0] = -100.0
     found = graddiff(model, F.cross_entropy, [(torch.randn(16, 4), torch.randint(2, (16,)))])
