@@ -20,7 +20,14 @@ def draw(path: Path) -> None:
 
 
 def found(recipe: str) -> SpectrumResult:
-    """Train a small network on a thousand digits and return the spectrum of its minimum."""
+    """Return the spectrum of a minimum."""
+    data = DATASETS["digits"]().train
+    x, y = data.inputs[:1000], data.targets[:1000]
+    return hessian(trained(recipe), functional.cross_entropy, [(x, y)], density=True, runs=4, trace="deflated")
+
+
+def trained(recipe: str) -> nn.Module:
+    """Train a small network on a thousand digits."""
     data = DATASETS["digits"]().train
     x, y = data.inputs[:1000], data.targets[:1000]
     torch.manual_seed(0)
@@ -30,4 +37,4 @@ def found(recipe: str) -> SpectrumResult:
     for _ in range(40):
         for rows in torch.randperm(len(x)).split(128):
             opt.step((x[rows], y[rows]))
-    return hessian(model, functional.cross_entropy, [(x, y)], density=True, runs=4, trace="deflated")
+    return model
