@@ -51,7 +51,9 @@ def test_a_pipe_gets_a_line_a_checkpoint_and_the_files_are_written(sharpkit, run
     document = done.json
     common = {"schema", "ok", "command", "version", "args", "seed", "device", "env", "cost", "files", "warnings"}
     assert common <= set(document)
-    assert {"grads", "wall_s", "peak_mb"} == set(document["cost"])
+    cost = document["cost"]
+    assert set(cost) == {"grads", "grads_sequential", "forwards", "backwards", "wall_s", "peak_mb"}
+    assert cost["forwards"] >= cost["backwards"] > cost["grads"] > 0
     assert document["schema"] == f"sharpkit.{command}/1"
     assert [r["ckpt"] for r in document["results"]] == ["r", "r/ckpt.pt"]
     assert document["results"][0]["bn_mode"] == ("eval" if command == "sharpness" else "train")
