@@ -1,50 +1,48 @@
 """Spectra: ours, PyHessian and curvlinops with ARPACK on the same model and samples, in one run.
 
-The model is a CNN of 102,000 parameters with batch norm, trained on digits for a few epochs; the matrix is the Hessian
-of the mean cross-entropy of 512 samples with batch norm in evaluation mode, which is what the peers differentiate too.
-The reference is ARPACK on curvlinops' operator with a tolerance of 1e-8. In a round every contender runs once, in
-shuffled order; times are medians of processor time, which other work on the machine disturbs least, and ratios are
-medians of the ratios to ours in the same round. Run it with
+The matrix is the Hessian of the mean cross-entropy with batch norm in evaluation mode, which is what the peers
+differentiate too, of a network that was trained on digits for a few epochs: a CNN of 102,000 parameters, or the
+package's own `cnn`, with 512 samples, or ResNet-18 in its form for CIFAR with digits enlarged to 3x32x32. The reference
+is ARPACK on curvlinops' operator with a tolerance of 1e-8; for ResNet-18 it is ours in float64.
+
+In a round every contender runs once, in shuffled order; times are medians of processor time, which other work on the
+machine disturbs least, and ratios are medians of the ratios to ours in the same round. Peak memory is that of a process
+of its own, beyond what it holds with the model before it starts. Run it with
 
     python benchmarks/hessian.py --rounds 3
+    python benchmarks/hessian.py --net resnet18 --samples 64 --epochs 1 --rounds 1
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import platform
 import random
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
-from curvlinops import HessianLinearOperator
-from pyhessian import hessian as PyHessian
-from scipy.sparse.linalg import LinearOperator, eigsh
+from spectrum_peers import Outcome, curvlinops, pyhessian_density, pyhessian_values
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sharpkit.core import vec
 from sharpkit.data import DATASETS
 from sharpkit.diagnostics import hessian
-from sharpkit.diagnostics.backends import _eig
+from sharpkit.diagnostics.graphs import BUILDERS
+from sharpkit.diagnostics.operators import Curvature
+from sharpkit.diagnostics.problem import opened
 from sharpkit.engine.runtime import keep_freed_memory
+from sharpkit.models import MODELS
 
-SAMPLES = 512
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a contender found, and the products it made; None where it does not say."""
-
-    values: np.ndarray
-    products: int | None
+Contender = Callable[[nn.Module, Tensor, Tensor], Outcome]
 
 
 def network() -> nn.Module:
@@ -57,10 +55,20 @@ def network() -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10))
 
 
-def trained(x: Tensor, y: Tensor, epochs: int) -> nn.Module:
-    """Return the network after some epochs of SGD."""
+def made(net: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return an untrained network, and the images and classes of digits as it takes them."""
+    train = DATASETS["digits"]().train
     torch.manual_seed(0)
-    model = network()
+    if net == "wide-cnn":
+        return network(), train.inputs, train.targets
+    if net in ("cnn", "mlp"):
+        return MODELS[net](tuple(train.inputs.shape[1:]), 10), train.inputs, train.targets
+    large = functional.interpolate(train.inputs, size=32, mode="bilinear").expand(-1, 3, -1, -1).contiguous()
+    return MODELS[net]((3, 32, 32), 10), large, train.targets
+
+
+def trained(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> nn.Module:
+    """Return the network after some epochs of SGD."""
     base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).split(128):
@@ -71,63 +79,14 @@ def trained(x: Tensor, y: Tensor, epochs: int) -> nn.Module:
     return model.eval()
 
 
-def ours(model: nn.Module, x: Tensor, y: Tensor, **options: object) -> Outcome:
+def ours(**options: object) -> Contender:
     """Return our largest eigenvalues."""
-    found = hessian(model, functional.cross_entropy, [(x, y)], **options)
-    return Outcome(found.eigenvalues, found.products)
 
+    def find(model: nn.Module, x: Tensor, y: Tensor) -> Outcome:
+        found = hessian(model, functional.cross_entropy, [(x, y)], **options)
+        return Outcome(found.eigenvalues, found.products)
 
-def counted(operator: LinearOperator) -> tuple[LinearOperator, list[int]]:
-    """Return an operator that counts its products in a list."""
-    count: list[int] = []
-
-    def product(vector: np.ndarray) -> np.ndarray:
-        count.append(1)
-        return operator @ vector.ravel().astype(np.float32)
-
-    return LinearOperator(operator.shape, product, dtype=np.float32), count
-
-
-def curvlinops(model: nn.Module, x: Tensor, y: Tensor, tol: float) -> Outcome:
-    """Return what ARPACK finds on curvlinops' operator."""
-    params = list(model.parameters())
-    peer = HessianLinearOperator(model, nn.CrossEntropyLoss(), params, [(x, y)], check_deterministic=False)
-    operator, count = counted(peer.to_scipy())
-    start = np.random.default_rng(0).standard_normal(operator.shape[0])
-    values = eigsh(operator, 5, which="LA", tol=tol, return_eigenvectors=False, v0=start)
-    return Outcome(np.sort(values)[::-1], len(count))
-
-
-@contextlib.contextmanager
-def quietly():
-    """Silence PyHessian's warnings, and count its products."""
-    count: list[int] = []
-    home = import_module("pyhessian.hessian")  # the package's own name for it is the class
-    real = home.hessian_vector_product
-    home.hessian_vector_product = lambda *args: (count.append(1), real(*args))[1]
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield count
-    finally:
-        home.hessian_vector_product = real
-
-
-def pyhessian_values(model: nn.Module, x: Tensor, y: Tensor) -> Outcome:
-    """Return PyHessian's eigenvalues of one batch, the sorted ones."""
-    torch.manual_seed(0)
-    with quietly() as count:
-        values, _ = PyHessian(model, nn.CrossEntropyLoss(), data=(x, y), cuda=False).eigenvalues(top_n=5)
-    model.zero_grad(set_to_none=True)
-    return Outcome(np.array(sorted(values, reverse=True)), len(count))
-
-
-def pyhessian_density(model: nn.Module, x: Tensor, y: Tensor) -> Outcome:
-    """Return the largest nodes of PyHessian's density of 100 steps, with its call of torch.eig answered."""
-    torch.manual_seed(0)
-    with quietly() as count, _eig():
-        nodes, _ = PyHessian(model, nn.CrossEntropyLoss(), data=(x, y), cuda=False).density(iter=100, n_v=1)
-    model.zero_grad(set_to_none=True)
-    return Outcome(np.sort(nodes[0])[::-1][:5], len(count))
+    return find
 
 
 def our_density(model: nn.Module, x: Tensor, y: Tensor) -> Outcome:
@@ -136,7 +95,18 @@ def our_density(model: nn.Module, x: Tensor, y: Tensor) -> Outcome:
     return Outcome(found.density.nodes[0][::-1][:5], found.products)
 
 
-def measure(contenders: dict[str, Callable[[], Outcome]], rounds: int) -> dict[str, tuple[list[float], Outcome]]:
+TOP: dict[str, Contender] = {
+    "sharpkit, residuals by the recurrence": ours(tol=1e-3, verify=False),
+    "sharpkit, residuals checked by a product": ours(tol=1e-3),
+    "curvlinops + eigsh(tol=1e-3)": lambda model, x, y: curvlinops(model, x, y, 1e-3),
+    "PyHessian, one batch": pyhessian_values,
+}
+DENSITY: dict[str, Contender] = {"sharpkit": our_density, "PyHessian, repaired": pyhessian_density}
+
+
+def measure(
+    contenders: dict[str, Contender], rounds: int, model: nn.Module, x: Tensor, y: Tensor
+) -> dict[str, tuple[list[float], Outcome]]:
     """Return the seconds of every round and the last outcome of each contender."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     outcomes: dict[str, Outcome] = {}
@@ -145,76 +115,132 @@ def measure(contenders: dict[str, Callable[[], Outcome]], rounds: int) -> dict[s
         shuffler.shuffle(order)
         for name in order:
             start = time.process_time()
-            outcomes[name] = contenders[name]()
+            outcomes[name] = contenders[name](model, x, y)
             times[name].append(time.process_time() - start)
     return {name: (times[name], outcomes[name]) for name in contenders}
 
 
-def report(title: str, measured: dict[str, tuple[list[float], Outcome]], reference: np.ndarray) -> None:
+def report(
+    title: str, measured: dict[str, tuple[list[float], Outcome]], reference: np.ndarray, peaks: dict[str, float]
+) -> None:
     """Print a Markdown table with the first contender as 1."""
     base = next(iter(measured.values()))[0]
-    print(f"\n### {title}\n\n| solver | products | CPU seconds, median | over ours | largest relative error |")
-    print("|---|---|---|---|---|")
+    print(f"\n### {title}\n\n| solver | products | CPU s, median | over ours | largest relative error | peak, MB |")
+    print("|---|---|---|---|---|---|")
     for name, (seconds, outcome) in measured.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, base, strict=True))
         error = np.abs(outcome.values / reference - 1).max()
         print(
-            f"| {name} | {outcome.products} | {statistics.median(seconds):.2f} | {ratio:.2f} | {error:.1e} |",
+            f"| {name} | {outcome.products} | {statistics.median(seconds):.2f} | {ratio:.2f} | {error:.1e} "
+            f"| {peaks.get(name, float('nan')):.0f} |",
             flush=True,
         )
+
+
+def products(model: nn.Module, x: Tensor, y: Tensor, rounds: int) -> None:
+    """Print the time of a product over that of a gradient, with the graph kept and built anew."""
+
+    def gradient() -> None:
+        functional.cross_entropy(model(x), y).backward()
+        model.zero_grad(set_to_none=True)
+
+    times: dict[str, list[float]] = {"gradient": [], "graph kept": [], "graph built anew": []}
+    with opened(model, functional.cross_entropy, [(x, y)]) as problem:
+        vector = torch.randn(problem.size, generator=torch.Generator().manual_seed(0))
+        kept = Curvature(problem)
+        kept.product(vector)
+        pieces = vec.unflatten(vector, problem.params)
+        anew = BUILDERS["hessian"]
+        calls = [
+            gradient,
+            lambda: kept.product(vector),
+            lambda: anew(problem, problem.batches[0])(pieces, False),
+        ]
+        for _ in range(max(3, rounds)):
+            for name, call in zip(times, calls, strict=True):
+                start = time.process_time()
+                call()
+                times[name].append(time.process_time() - start)
+    base = statistics.median(times["gradient"])
+    shown = ", ".join(
+        f"{name} {statistics.median(t):.3f} s ({statistics.median(t) / base:.2f})" for name, t in times.items()
+    )
+    print(f"\none product, over a gradient: {shown}")
+
+
+def peak_of(name: str, options: argparse.Namespace, weights: Path) -> float:
+    """Return the memory, in MB, that a contender takes at most in a process of its own."""
+    command = [sys.executable, __file__, "--one", name, "--weights", str(weights), "--net", options.net]
+    done = subprocess.run([*command, "--samples", str(options.samples)], capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def one(options: argparse.Namespace) -> None:
+    """Run one contender, and print the memory that it took."""
+    model, x, y = made(options.net)
+    model.load_state_dict(torch.load(options.weights))
+    model.eval()
+    before = peak_kb()
+    ({**TOP, **DENSITY})[options.one](model, x[: options.samples], y[: options.samples])
+    print((peak_kb() - before) / 1024)
+
+
+def peak_kb() -> int:
+    """Return the most memory this program had; not getrusage's number, which begins with that of its parent."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def main() -> None:
     """Measure products, eigenvalues, density and trace, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--density-rounds", type=int, default=1)
+    parser.add_argument("--net", choices=("wide-cnn", "cnn", "resnet18"), default="wide-cnn")
+    parser.add_argument("--samples", type=int, default=512)
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--density-rounds", type=int, default=1, help="0 leaves the density out")
+    parser.add_argument("--peaks", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--weights", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
+    if options.one:
+        one(options)
+        return
     names = ("scipy", "curvlinops-for-pytorch", "pyhessian")
     print(
         f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, "
         f"torch {torch.__version__}, " + ", ".join(f"{name} {version(name)}" for name in names)
     )
-    train = DATASETS["digits"]().train
-    model = trained(train.inputs, train.targets, options.epochs)
-    x, y = train.inputs[:SAMPLES], train.targets[:SAMPLES]
-    reference = curvlinops(model, x, y, 1e-8).values
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, lambda {reference}")
-    report(
-        "Largest five eigenvalues to 1e-3",
-        measure(
-            {
-                "sharpkit, residuals by the recurrence": lambda: ours(model, x, y, tol=1e-3, verify=False),
-                "sharpkit, residuals by products": lambda: ours(model, x, y, tol=1e-3),
-                "curvlinops + eigsh(tol=1e-3)": lambda: curvlinops(model, x, y, 1e-3),
-                "PyHessian, one batch": lambda: pyhessian_values(model, x, y),
-            },
-            options.rounds,
-        ),
-        reference,
+    model, inputs, classes = made(options.net)
+    trained(model, inputs, classes, options.epochs)
+    x, y = inputs[: options.samples], classes[: options.samples]
+    if options.net != "resnet18":
+        reference = curvlinops(model, x, y, 1e-8).values
+    else:
+        reference = ours(tol=1e-6, dtype=torch.float64)(model, x, y).values
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(x)} samples, lambda {reference}", flush=True
     )
+    products(model, x, y, options.rounds)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder, "weights.pt")
+        torch.save(model.state_dict(), weights)
+        chosen = {**TOP, **(DENSITY if options.density_rounds else {})}
+        peaks = {name: peak_of(name, options, weights) for name in chosen} if options.peaks else {}
+    report("Largest five eigenvalues to 1e-3", measure(TOP, options.rounds, model, x, y), reference, peaks)
     start = time.process_time()
     found = hessian(model, functional.cross_entropy, [(x, y)], tol=1e-3, verify=False, trace="deflated")
-    trace = found.trace
     print(
-        f"\ntrace {trace.value:.1f} +- {trace.error:.1f} in {found.products} products, "
-        f"{time.process_time() - start:.1f} s"
+        f"\ntrace {found.trace.value:.1f} +- {found.trace.error:.1f} in {found.products} products, "
+        f"{time.process_time() - start:.1f} s",
+        flush=True,
     )
-    report(
-        "Density of 100 steps (the error is that of the five largest nodes)",
-        measure(
-            {
-                "sharpkit": lambda: our_density(model, x, y),
-                "PyHessian, repaired": lambda: pyhessian_density(model, x, y),
-            },
-            options.density_rounds,
-        ),
-        reference,
-    )
+    if options.density_rounds:
+        measured = measure(DENSITY, options.density_rounds, model, x, y)
+        report("Density of 100 steps (the error is that of the five largest nodes)", measured, reference, peaks)
 
 
 if __name__ == "__main__":

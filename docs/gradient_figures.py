@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from sharpkit.commands import plot, train
 from sharpkit.commands.plot_config import PlotConfig
-from sharpkit.data import DATASETS
 from sharpkit.diagnostics import graddiff, gradnorms
 from sharpkit.engine.config import TrainConfig
 from sharpkit.figures.differences import differences
@@ -20,9 +19,8 @@ from sharpkit.figures.norms import norms
 
 def draw(folder: Path) -> None:
     """Write all figures."""
-    data = DATASETS["digits"]().train
-    x, y = data.inputs[:1000], data.targets[:1000]
-    models = {"SGD": trained("sgd"), "SAM, radius 0.2": trained("sam:rho=0.2")}
+    (sgd, x, y), (sam, _, _) = trained("sgd"), trained("sam:rho=0.2")
+    models = {"SGD": sgd, "SAM, radius 0.2": sam}
     generator = torch.Generator().manual_seed(0)
     rows = [part for _ in range(58) for part in torch.randperm(1000, generator=generator).split(128)[:7]][:400]
     batches = [(x[r], y[r]) for r in rows]

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
-from sharpkit.commands import graddiff_config, gradnorm_qq_config, hessian_config, plot_config, sharpness_config
+from sharpkit.commands import (
+    graddiff_config,
+    gradnorm_qq_config,
+    hessian_config,
+    landscape_config,
+    plot_config,
+    sharpness_config,
+)
 from sharpkit.data import DATASETS
 from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import TrainConfig, options
@@ -20,6 +27,7 @@ from sharpkit.recipes.describe import describe
 
 COMMANDS: dict[str, tuple[type, dict[str, tuple[str, ...]]]] = {
     "hessian": (hessian_config.HessianConfig, hessian_config.PANELS),
+    "landscape": (landscape_config.LandscapeConfig, landscape_config.PANELS),
     "sharpness": (sharpness_config.SharpnessConfig, sharpness_config.PANELS),
     "graddiff": (graddiff_config.GradDiffConfig, graddiff_config.PANELS),
     "gradnorm_qq": (gradnorm_qq_config.GradNormConfig, gradnorm_qq_config.PANELS),

@@ -27,7 +27,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Data": ("data", "data_dir", "download", "label_noise", "noise_kind", "val_frac", "augment", "limit"),
     "Model": ("model", "init", "partial", "trust_checkpoint"),
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
-    "Numerics": ("amp", "rng", "bn_stats"),
+    "Numerics": ("amp", "tf32", "rng", "bn_stats"),
     "Probes": ("probe", "probe_every", "probe_samples", "probe_rho"),
     "Run": ("seed", "save_every", "device", "threads", "workers", "compile", "channels_last", "deterministic"),
 }

@@ -121,7 +121,7 @@ def run(
     files, warnings = _write(spectra, out, plot)
     warnings += [f"{name}: {note}" for name, result in spectra.items() for note in result.notes]
     cost = {
-        "products": float(sum(r.products for r in spectra.values())),
+        **_work([*spectra.values(), *(block for blocks in layers.values() for block in blocks.values())]),
         "wall_s": round(time.perf_counter() - start, 3),
         "peak_mb": round(peak_mb(torch.device(env["device"])), 1),
     }
@@ -158,6 +158,18 @@ def _of_one(
         if config.per_layer and not stop.signal_number:
             blocks = of_layers(problem, _wanted(config, whole=False), **options)
     return result, blocks
+
+
+def _work(results: Sequence[SpectrumResult]) -> dict[str, float]:
+    """Return products, gradients (derivatives of all samples, a second one as one more), and samples passed."""
+    backwards = [r.backwards / r.samples for r in results]
+    return {
+        "products": float(sum(r.products for r in results)),
+        "grads": float(sum(backwards)),
+        "grads_sequential": float(sum(backwards)),
+        "forwards": float(sum(r.forwards for r in results)),
+        "backwards": float(sum(r.backwards for r in results)),
+    }
 
 
 def _wanted(config: HessianConfig, *, whole: bool = True) -> Wanted:

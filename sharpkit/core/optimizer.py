@@ -148,6 +148,7 @@ class SharpnessAware:
 
         Raises:
             UsageError: If the rule needs more than was given.
+            DivergedError: If an fp16 step overflows with the smallest loss scale too.
         """
         work = self._work(batch)
         check_unchanged(self.base, self.params)

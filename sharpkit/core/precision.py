@@ -10,12 +10,13 @@ from torch import Tensor
 
 from sharpkit.core import vec
 from sharpkit.core.vec import Vec
-from sharpkit.errors import UsageError
+from sharpkit.errors import DivergedError, UsageError
 
 Mode = Literal["off", "bf16", "fp16"]
 
 _INITIAL_SCALE = 2.0**16
 _GROWTH_INTERVAL = 2000
+_SMALLEST_SCALE = 2.0**-24  # the spacing of the smallest float16 numbers
 
 
 class Precision:
@@ -39,7 +40,7 @@ class Precision:
             raise UsageError(f"precision is {mode!r}, allowed are {', '.join(get_args(Mode))}", "use off")
         self.mode: Mode = mode
         self._device = device
-        self._scale = torch.tensor(_INITIAL_SCALE, device=device)
+        self._scale = _INITIAL_SCALE
         self._good_steps = 0
         self._overflow = torch.zeros((), dtype=torch.bool, device=device)
 
@@ -82,22 +83,30 @@ class Precision:
             self._overflow.zero_()
 
     def finish(self, dropped: bool) -> None:
-        """Adapt the scale after a step."""
+        """Adapt the scale after a step.
+
+        Raises:
+            DivergedError: If steps were dropped until no smaller scale could help: it is not the scale that overflows.
+        """
         if not self.scaled:
             return
         self.forget()
         self._good_steps = 0 if dropped else self._good_steps + 1
         if dropped:
-            self._scale.mul_(0.5)
+            self._scale *= 0.5
+            if self._scale < _SMALLEST_SCALE:
+                raise DivergedError(
+                    "losses or gradients overflow in fp16 whatever the loss scale", "use bf16, or lower the lr"
+                )
         elif self._good_steps == _GROWTH_INTERVAL:
-            self._scale.mul_(2.0)
+            self._scale *= 2.0
             self._good_steps = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the scale and the number of good steps since it changed."""
-        return {"scale": float(self._scale), "good_steps": self._good_steps}
+        return {"scale": self._scale, "good_steps": self._good_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a stored scale."""
-        self._scale.fill_(state["scale"])
+        self._scale = float(state["scale"])
         self._good_steps = state["good_steps"]

@@ -34,7 +34,7 @@ class Wanted:
         top: How many of the algebraically largest eigenvalues.
         bottom: How many of the algebraically smallest.
         tol: An eigenvalue counts as converged when |A v - lambda v| is at most tol |lambda|.
-        verify: Make a product for every eigenvector, for the residual that it has; else the bound of the recurrence.
+        verify: Check the residuals by a product; else they are those of the recurrence.
         error_bars: Standard errors of the eigenvalues over the samples.
         block: Vectors that Lanczos starts from; finds eigenvalues of a multiplicity up to it.
         most: Products at most for the eigenvalues.
@@ -135,7 +135,8 @@ def analyse(
     """
     stop, notes = _Stop(watch), list[str]()
     generator = torch.Generator().manual_seed(asked.seed)
-    lanczos = Lanczos(operator, rows=rows, generator=generator, block=asked.block)
+    lead = None if asked.density else operator.lead()  # a density needs a random vector
+    lanczos = Lanczos(operator, rows=rows, generator=generator, block=asked.block, lead=lead)
     measures: list[tuple[Array, Array]] = []
     pairs: Eigenpairs | None = None
     if elsewhere is not None:

@@ -52,13 +52,4 @@ class GradientDifference:
 
     def _gradient(self, offset: Tensor) -> Tensor:
         problem = self._problem
-        return displaced(problem.params, vec.unflatten(offset, problem.params), self._gradient_here)
-
-    def _gradient_here(self) -> Tensor:
-        problem = self._problem
-        total = torch.zeros(problem.size, dtype=problem.dtype, device=problem.device)
-        for batch in problem.batches:
-            loss = problem.losses(batch).sum() / problem.samples
-            grads = torch.autograd.grad(loss, problem.params, allow_unused=True, materialize_grads=True)
-            total += vec.flatten(grads)
-        return total
+        return displaced(problem.params, vec.unflatten(offset, problem.params), problem.gradient)

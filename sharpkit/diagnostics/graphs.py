@@ -46,9 +46,11 @@ def _accept(tensors: Sequence[Tensor]) -> None:
 def hessian(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> Graph:
     """Return products with d^2/dw^2 of sum_{i in batch} l_i / N: the gradient of <gradient, v>."""
     grads = _grad([problem.losses(batch).sum() / problem.samples], problem.params, None, create=True)
+    problem.passes.backward += batch.size
     inspect(grads)
 
     def apply(vector: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
+        problem.passes.backward += batch.size
         return _grad(grads, problem.params, vector, keep=keep)
 
     return apply
@@ -56,7 +58,7 @@ def hessian(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> Graph
 
 def gauss_newton(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> Graph:
     """Return products with sum_{i in batch} J_i^T (d^2 l_i / df^2) J_i / N."""
-    outputs = problem.task.outputs(batch)
+    outputs = problem.outputs(batch)
     seen = outputs.detach().requires_grad_()
     slope = _grad([problem.task.losses(seen, batch).sum() / problem.samples], [seen], None, create=True)
     inspect(slope)
@@ -64,12 +66,12 @@ def gauss_newton(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> 
     def curve(pushed: Tensor, keep: bool) -> Tensor:
         return _grad(slope, [seen], [pushed], keep=keep)[0]
 
-    return _sandwich(outputs, problem, curve, inspect)
+    return _sandwich(outputs, problem, batch, curve, inspect)
 
 
 def fisher(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> Graph:
     """Return products with sum_{i in batch} g_i g_i^T / N, of which the losses' Jacobian is the rows g_i."""
-    return _sandwich(problem.losses(batch), problem, lambda pushed, _: pushed / problem.samples, inspect)
+    return _sandwich(problem.losses(batch), problem, batch, lambda pushed, _: pushed / problem.samples, inspect)
 
 
 BUILDERS: dict[str, Callable[..., Graph]] = {
@@ -79,13 +81,17 @@ BUILDERS: dict[str, Callable[..., Graph]] = {
 }
 
 
-def _sandwich(outputs: Tensor, problem: Problem, middle: Callable[[Tensor, bool], Tensor], inspect: Inspect) -> Graph:
+def _sandwich(
+    outputs: Tensor, problem: Problem, batch: Batch, middle: Callable[[Tensor, bool], Tensor], inspect: Inspect
+) -> Graph:
     """Return products with J^T M J; J v is the derivative of u -> J^T u, which is linear, applied to v."""
     u = torch.zeros_like(outputs, requires_grad=True)
     pulled = _grad([outputs], problem.params, [u], create=True)
+    problem.passes.backward += batch.size
     inspect(pulled)
 
     def apply(vector: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
+        problem.passes.backward += 2 * batch.size
         pushed = _grad(pulled, [u], vector, keep=True)[0]
         return _grad([outputs], problem.params, [middle(pushed, keep)], keep=keep)
 

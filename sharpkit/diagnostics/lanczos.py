@@ -42,28 +42,47 @@ class Lanczos:
     After m steps A V_m = V_m T_m + R B, where the rows of R are the `block` vectors that come next and B couples them
     to the first m. With block 1 this is the method of Lanczos (1950), with more it is the band form (Ruhe, 1979),
     which finds eigenvalues of a multiplicity up to the block size. Every new vector is made orthogonal to all others
-    twice. A basis that may not grow is shrunk to its best Ritz vectors (thick restart: Wu and Simon, 2000).
+    twice. A basis that may not grow is shrunk to its best Ritz vectors (thick restart: Wu and Simon, 2000). A step
+    waits for nothing on the device; `ritz` does.
 
     Args:
         operator: A.
         rows: The largest number of basis vectors, at least 2 + block.
         generator: Draws the starting vectors, on the CPU.
         block: How many vectors it starts from.
+        lead: Half of the first one, (P,), of any length but zero; the other half stays random, so that no eigenvector
+            is left out. None makes it random.
     """
 
-    def __init__(self, operator: Operator, *, rows: int, generator: torch.Generator, block: int = 1) -> None:
+    def __init__(
+        self,
+        operator: Operator,
+        *,
+        rows: int,
+        generator: torch.Generator,
+        block: int = 1,
+        lead: Tensor | None = None,
+    ) -> None:
         self.operator = operator
         self.steps = 0
         self.block = min(block, operator.size)
         self.restarted = False
         self.limit = min(rows, operator.size + self.block)
         self._generator = generator
-        self._norm = 0.0
+        wide = reductions.wide(operator.device)
+        self._norm = torch.zeros((), dtype=wide, device=operator.device)
         self._vectors = torch.empty(0, operator.size, dtype=operator.dtype, device=operator.device)
-        self._projected = np.zeros((self.limit, self.limit))
+        self._columns = torch.zeros(self.limit, self.limit, dtype=wide, device=operator.device)
+        self._spare: Tensor | None = None
         self._reserve(self.block)
         for i in range(self.block):
             self._vectors[i] = self._random(i)
+        if lead is not None and (length := float(reductions.norm(lead))) > 0:
+            first = self._vectors[0] + lead / length
+            self._vectors[0] = first / reductions.norm(first)
+            for i in range(1, self.block):
+                reductions.orthogonalise_(self._vectors[i], self._vectors[:i])
+                self._vectors[i] /= reductions.norm(self._vectors[i])
 
     @property
     def basis(self) -> Tensor:
@@ -78,12 +97,12 @@ class Lanczos:
     @property
     def coupling(self) -> Array:
         """B = R^T A V_m, (b, m)."""
-        return self._projected[self.steps : self._filled, : self.steps]
+        return _on_host(self._columns[self.steps : self._filled, : self.steps])
 
     @property
     def projected(self) -> Array:
         """T = V_m^T A V_m, (m, m)."""
-        block = self._projected[: self.steps, : self.steps]
+        block = _on_host(self._columns[: self.steps, : self.steps])
         return (block + block.T) / 2
 
     @property
@@ -101,34 +120,33 @@ class Lanczos:
         return min(self.steps + self.block, self.operator.size)
 
     def step(self) -> None:
-        """Multiply the next vector by A and add what is new in the product to the basis."""
+        """Multiply the next vector by A and add what is new in the product to the basis.
+
+        Where nothing is new the space is invariant. Then a random vector is added, which finds further copies of an
+        eigenvalue.
+        """
         m, filled = self.steps, self._filled
         image = self.operator.product(self._vectors[m])
-        length = float(reductions.norm(image))
-        taken = reductions.orthogonalise_(image, self._vectors[:filled])
-        self._projected[:filled, m] = taken.cpu().numpy()
-        self._norm = max(self._norm, length)
+        self._norm = torch.maximum(self._norm, reductions.norm(image))
+        self._columns[:filled, m] = reductions.orthogonalise_(image, self._vectors[:filled])
         self.steps += 1
         if filled == self.operator.size:
             return
         self._reserve(filled + 1)
-        rest = float(reductions.norm(image))
-        if rest > _BREAKDOWN * torch.finfo(self.operator.dtype).eps * self._norm:
-            # Once more: what is left may be so short that rounding has turned it.
-            image /= rest
-            reductions.orthogonalise_(image, self._vectors[:filled])
-            self._vectors[filled] = image / reductions.norm(image)
-            self._projected[filled, m] = rest
-        else:  # the space is invariant; go on outside it, which finds further copies of an eigenvalue
-            self._vectors[filled] = self._random(filled)
-            self._projected[filled, m] = 0.0
+        rest = reductions.norm(image)
+        new = rest > _BREAKDOWN * torch.finfo(self.operator.dtype).eps * self._norm
+        self._columns[filled, m] = torch.where(new, rest, 0)
+        self._vectors[filled] = torch.where(new, image / rest, self._random_vector(filled))
+        # Once more: what is left may be so short that rounding has turned it.
+        reductions.orthogonalise_(self._vectors[filled], self._vectors[:filled])
+        self._vectors[filled] /= reductions.norm(self._vectors[filled])
 
     def ritz(self) -> Ritz:
         """Return the Ritz pairs of the basis."""
         values, weights = np.linalg.eigh(self.projected)
         values, weights = values[::-1].copy(), weights[:, ::-1].copy()
         bounds = np.linalg.norm(self.coupling @ weights, axis=0)
-        return Ritz(values, weights, bounds, max(self._norm, float(np.abs(values).max(initial=0.0))))
+        return Ritz(values, weights, bounds, max(float(self._norm), float(np.abs(values).max(initial=0.0))))
 
     def vectors(self, ritz: Ritz, which: list[int]) -> Tensor:
         """Return Ritz vectors of unit length, (k, P)."""
@@ -146,12 +164,17 @@ class Lanczos:
         reductions.rotate_(self.basis, torch.from_numpy(ritz.weights[:, keep].copy()))
         k, filled = len(keep), len(keep) + len(coming)
         self._vectors[k:filled] = coming
-        self._projected[:] = 0.0
-        self._projected[:k, :k] = np.diag(ritz.values[keep])
-        self._projected[k:filled, :k] = coupled
-        self._projected[:k, k:filled] = coupled.T
+        self._columns[:] = 0.0
+        self._columns[:k, :k] = torch.from_numpy(np.diag(ritz.values[keep]))
+        self._columns[k:filled, :k] = torch.from_numpy(coupled)
+        self._columns[:k, k:filled] = torch.from_numpy(coupled.T.copy())
         self.steps = k
         self.restarted = True
+
+    def signs(self, count: int) -> Tensor:
+        """Return random signs, (count,), in double precision where the device has it."""
+        drawn = torch.randint(2, (count,), generator=self._generator)
+        return (2 * drawn - 1).to(dtype=reductions.wide(self.operator.device), device=self.operator.device)
 
     def _random(self, filled: int) -> Tensor:
         """Return a random unit vector orthogonal to the first vectors."""
@@ -161,6 +184,13 @@ class Lanczos:
         reductions.orthogonalise_(vector, self._vectors[:filled])
         vector /= reductions.norm(vector)
         return vector
+
+    def _random_vector(self, turn: int) -> Tensor:
+        """Return another random vector for every turn: one that was drawn once, with its entries moved along."""
+        if self._spare is None:
+            drawn = torch.randn(self.operator.size, dtype=self.operator.dtype, generator=self._generator)
+            self._spare = drawn.to(self.operator.device)
+        return self._spare.roll(turn)
 
     def _reserve(self, rows: int) -> None:
         """Make room for so many vectors.
@@ -177,3 +207,7 @@ class Lanczos:
         larger = torch.empty(grown, self.operator.size, dtype=self.operator.dtype, device=self.operator.device)
         larger[:have] = self._vectors
         self._vectors = larger
+
+
+def _on_host(entries: Tensor) -> Array:
+    return entries.cpu().numpy().astype(np.float64)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -32,6 +32,14 @@ _REUSE = 0.25
 """The part of the budget that one graph that is built anew may take; its product needs as much again, and more."""
 
 
+class Term(NamedTuple):
+    """A_j v_j of one term of A = sum_j A_j, with the term's share of the samples."""
+
+    share: float
+    vector: Tensor
+    image: Tensor
+
+
 class Operator(ABC):
     """A symmetric matrix that is known by its products with vectors.
 
@@ -48,15 +56,19 @@ class Operator(ABC):
         self.products = 0
 
     @abstractmethod
-    def parts(self, vector: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """Yield terms A_j v, (P,), of A v = sum_j A_j v, each with its share of the samples."""
+    def terms(self, draw: Callable[[], Tensor]) -> Iterator[Term]:
+        """Yield A_j v_j, (P,), for every term of A = sum_j A_j, each with a vector of its own that is drawn for it."""
+
+    def lead(self) -> Tensor | None:
+        """Return a vector, (P,), that is rich in the leading eigenvectors, if one is known; of any length."""
+        return None
 
     def product(self, vector: Tensor) -> Tensor:
         """Return A v, (P,), of a flat vector (P,)."""
         self.products += 1
         total: Tensor | None = None
-        for _, part in self.parts(vector):
-            total = part if total is None else total.add_(part)
+        for term in self.terms(lambda: vector):
+            total = term.image if total is None else total.add_(term.image)
         assert total is not None
         return total
 
@@ -72,9 +84,10 @@ class Matrix(Operator):
         super().__init__(entries.shape[0], entries.dtype, entries.device)
         self._entries = entries
 
-    def parts(self, vector: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """Yield A v."""
-        yield 1.0, self._entries @ vector
+    def terms(self, draw: Callable[[], Tensor]) -> Iterator[Term]:
+        """Yield A v; there is one term."""
+        vector = draw()
+        yield Term(1.0, vector, self._entries @ vector)
 
 
 @dataclass(frozen=True)
@@ -138,23 +151,33 @@ class Curvature(Operator):
         kept = sum(piece.graph is not None for piece in self._pieces or ())
         return f"autograd, {kept} of {len(self._pieces or ())} graphs kept"
 
-    def parts(self, vector: Tensor) -> Iterator[tuple[float, Tensor]]:
-        """Yield the terms of A v, one for every piece of the samples, weighted by their numbers."""
+    def lead(self) -> Tensor:
+        """Return the gradient of L, which lies for the most part in a few leading eigenvectors.
+
+        Gur-Ari, Roberts and Dyer (2018), "Gradient Descent Happens in a Tiny Subspace".
+        """
+        gradient = self._problem.gradient()
+        self._buffers.put_back()
+        return gradient
+
+    def terms(self, draw: Callable[[], Tensor]) -> Iterator[Term]:
+        """Yield A_j v_j for every piece of the samples, weighted by its share of them."""
         problem = self._problem
+        vector = draw()
         if self._differences is None:
             self._prepare(vector)
         if self._differences is not None:
-            yield 1.0, self._decayed(self._differences.product(vector), vector, 1.0)
+            yield Term(1.0, vector, self._decayed(self._differences.product(vector), vector, 1.0))
             return
-        shaped = vec.unflatten(vector, problem.params)
         assert self._pieces is not None
-        for piece in self._pieces:
+        for i, piece in enumerate(self._pieces):
+            vector = draw() if i else vector
             share = piece.batch.size / problem.samples
             graph = piece.graph or self._build(problem, piece.batch)
-            part = vec.flatten(graph(shaped, piece.graph is not None))
+            image = vec.flatten(graph(vec.unflatten(vector, problem.params), piece.graph is not None))
             if problem.bn_mode == "train":
                 self._buffers.put_back()
-            yield share, self._decayed(part, vector, share)
+            yield Term(share, vector, self._decayed(image, vector, share))
 
     def _decayed(self, part: Tensor, vector: Tensor, share: float) -> Tensor:
         return part.add_(vector, alpha=share * self._decay) if self._decay else part

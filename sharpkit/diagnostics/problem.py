@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
 from sharpkit.diagnostics.folding import folded
@@ -30,6 +31,19 @@ _REPEATABLE = 1e-5
 """Largest relative difference of two evaluations of the same loss; rounding of float32 sums is well below."""
 
 
+@dataclass
+class Passes:
+    """Samples that went through the model.
+
+    Args:
+        forward: Evaluations.
+        backward: First derivatives, and second ones, each as one.
+    """
+
+    forward: int = 0
+    backward: int = 0
+
+
 @dataclass(frozen=True)
 class Problem:
     """The loss L(w) = 1/N sum_i l_i(w) of N samples at the model's weights w.
@@ -42,6 +56,7 @@ class Problem:
         params: These parameters.
         bn_mode: How batch norm normalises.
         loss: L(w).
+        passes: What has been evaluated so far.
     """
 
     task: Task
@@ -51,6 +66,7 @@ class Problem:
     params: tuple[nn.Parameter, ...]
     bn_mode: BnMode
     loss: float
+    passes: Passes = field(default_factory=Passes)
 
     @property
     def samples(self) -> int:
@@ -74,7 +90,22 @@ class Problem:
 
     def losses(self, batch: Batch) -> Tensor:
         """Return the per-sample losses of a batch, (B,)."""
-        return self.task.losses(self.task.outputs(batch), batch)
+        return self.task.losses(self.outputs(batch), batch)
+
+    def outputs(self, batch: Batch) -> Tensor:
+        """Return the outputs for a batch."""
+        self.passes.forward += batch.size
+        return self.task.outputs(batch)
+
+    def gradient(self) -> Tensor:
+        """Return the gradient of L, (P,). Batch norm in training mode moves its statistics."""
+        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for batch in self.batches:
+            loss = self.losses(batch).sum() / self.samples
+            grads = torch.autograd.grad(loss, list(self.params), allow_unused=True, materialize_grads=True)
+            self.passes.backward += batch.size
+            total += vec.flatten(grads)
+        return total
 
 
 @contextmanager
@@ -135,7 +166,7 @@ def opened(
         _check_repeatable(first, _mean_loss(problem, again, buffers))
         if bn_mode == "eval" and fold:
             stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
-        yield Problem(task, model, tuple(given), names, parameters, bn_mode, first)
+        yield replace(problem, loss=first)
 
 
 def _chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:

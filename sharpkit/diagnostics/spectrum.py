@@ -28,6 +28,9 @@ from sharpkit.errors import UsageError
 _SLICES = 16
 """Pieces that the samples are cut into for error bars, at least."""
 
+_PIECE = 128
+"""Samples of a piece, at most, for a trace; smaller ones make products dearer."""
+
 
 @dataclass(frozen=True)
 class SpectrumResult:
@@ -54,6 +57,8 @@ class SpectrumResult:
         dtype: The type of products; sums are in float64.
         weight_decay: lambda of the term lambda I, 0 for none.
         products: Products of A with a vector, all together.
+        forwards: Samples that were evaluated.
+        backwards: Samples that were differentiated, for a first or a second derivative.
         how: How they were made.
         seconds: Time for all of it.
         complete: Whether nothing was stopped before its end.
@@ -78,6 +83,8 @@ class SpectrumResult:
     dtype: str
     weight_decay: float
     products: int
+    forwards: int
+    backwards: int
     how: str
     seconds: float
     complete: bool
@@ -147,9 +154,9 @@ def of_problem(
     watch: Watch | None = None,
 ) -> SpectrumResult:
     """Return the spectrum of an open problem; the arguments are those of `hessian`."""
-    start = time.perf_counter()
-    if asked.error_bars:
-        problem = sliced(problem)
+    start, before = time.perf_counter(), replace(problem.passes)
+    if asked.error_bars or asked.trace is not None:
+        problem = sliced(problem, pieces=_SLICES if asked.error_bars else 1)
     budget = memory.available(problem.device) // 2 if budget is None else budget
     sizes = [p.numel() for p in problem.params]
     # Half of the budget for each of the two that grow with it; a small basis leaves the rest to the graphs.
@@ -182,6 +189,8 @@ def of_problem(
         dtype=str(problem.dtype).removeprefix("torch."),
         weight_decay=weight_decay,
         products=operator.products,
+        forwards=problem.passes.forward - before.forward,
+        backwards=problem.passes.backward - before.backward,
         how=operator.how,
         seconds=time.perf_counter() - start,
         complete=found.complete,
@@ -189,12 +198,12 @@ def of_problem(
     )
 
 
-def sliced(problem: Problem) -> Problem:
-    """Return the problem with its samples in at least 16 pieces, of which error bars are made."""
+def sliced(problem: Problem, *, pieces: int) -> Problem:
+    """Return the problem with its samples in at least so many pieces, and none of more than 128 samples."""
     if problem.bn_mode == "train":
         return problem
-    pieces = -(-_SLICES // len(problem.batches))
-    batches = tuple(part for batch in problem.batches for part in batch.split(pieces))
+    count = -(-pieces // len(problem.batches))
+    batches = tuple(part for batch in problem.batches for part in batch.split(max(count, -(-batch.size // _PIECE))))
     return replace(problem, batches=batches)
 
 

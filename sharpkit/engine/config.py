@@ -76,6 +76,7 @@ class TrainConfig:
     clip: float | None = option(None, "Largest norm of the final gradient.", shown="no clipping")
     accum: int = option(1, "Micro-batches a batch is cut into; the gradient is the whole batch's.")
     amp: Literal["off", "bf16", "fp16"] = option("off", "Mixed precision.")
+    tf32: bool = option(False, "Round the factors of float32 products to TF32 on a GPU, for speed.")
     rng: Literal["same", "fresh"] = option("same", "Dropout masks of a step's second pass.")
     bn_stats: Literal["clean", "perturbed", "both"] = option("clean", "Passes whose batch-norm statistics are kept.")
     save_every: str = option("last", "Checkpoints kept: last, best (by validation), or one every N epochs.")

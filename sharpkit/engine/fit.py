@@ -7,7 +7,7 @@ import shlex
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from sharpkit.core import randomness
 from sharpkit.core.report import StepReport
@@ -98,6 +98,8 @@ class Fit:
             self._end_epoch(epoch + 1)
             if stop.signal_number and self.position < session.total_steps:
                 self._stop(stop.signal_number)
+        if session.optimizer.totals.dropped == session.total_steps:
+            self._diverged("every step overflowed in fp16, and none was taken")
         self.save()
 
     def _step(self, batch: Batch, epoch: int) -> None:
@@ -113,6 +115,8 @@ class Fit:
     def _stepped(self, batch: Batch) -> StepReport:
         try:
             return self.session.optimizer.step((batch.inputs, batch.targets, batch.indices))
+        except DivergedError as error:
+            self._diverged(f"{error.message}, at step {self.position + 1}")
         except SharpkitError:
             raise
         except Exception as error:
@@ -283,7 +287,7 @@ class Fit:
             number,
         )
 
-    def _diverged(self, what: str) -> None:
+    def _diverged(self, what: str) -> NoReturn:
         config = self.session.config
         radius = getattr(self.session.optimizer.rule.radius, "rho", None)
         second = "" if radius is None or not self.session.optimizer.totals.perturbed else f" or rho (now {radius:g})"

@@ -21,6 +21,7 @@ from sharpkit.errors import InputError, UsageError
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE = 1 << 30
 _CLEARLY_FASTER = 0.85
+_LONG = 0.25  # seconds of a pass
 _ALL_THREADS = torch.get_num_threads()  # before any run has chosen
 
 
@@ -53,6 +54,17 @@ def set_determinism(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def set_tf32(wanted: bool) -> None:
+    """Allow a GPU to round the factors of float32 products to TF32 (10 bits of mantissa), or not.
+
+    torch's own default allows it in convolutions and not in matrix products.
+    """
+    precision = "tf32" if wanted else "ieee"
+    backends: Any = torch.backends  # its annotations lack these
+    for products in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
+        products.fp32_precision = precision
+
+
 def keep_freed_memory() -> None:
     """Have glibc keep large freed blocks for the next pass instead of returning them to the system.
 
@@ -72,8 +84,9 @@ def keep_freed_memory() -> None:
 def pick_threads(wanted: str, model: nn.Module, task: Task, batch: Batch, device: torch.device) -> tuple[int, str]:
     """Set the number of CPU threads and return it with a sentence on how it was chosen.
 
-    `auto` times a forward and backward pass with one thread and with all; small models are faster with one, and one is
-    preferred unless all are clearly faster, so that the choice is stable.
+    `auto` times a forward and backward pass with all threads and, if it is short, with one; small models are faster
+    with one, and one is preferred unless all are clearly faster, so that the choice is stable. A long pass is made of
+    large products, which all threads share well.
 
     Args:
         wanted: `auto` or a number.
@@ -89,24 +102,28 @@ def pick_threads(wanted: str, model: nn.Module, task: Task, batch: Batch, device
     if most == 1 or device.type != "cpu":
         torch.set_num_threads(most)
         return most, f"threads: {most}"
+    torch.set_num_threads(most)
     with undisturbed(model, device):
-        times = {threads: _time(task, model, batch, threads) for threads in (1, most)}
+        first = _passes(task, model, batch, most, 1)
+        if first > _LONG:
+            return most, f"threads: {most} (a pass of {first:.1f} s keeps all busy)"
+        times = {threads: _passes(task, model, batch, threads, 5) for threads in (1, most)}
     chosen = most if times[most] < _CLEARLY_FASTER * times[1] else 1
     torch.set_num_threads(chosen)
     measured = ", ".join(f"{1e3 * t:.1f} ms with {n}" for n, t in times.items())
     return chosen, f"threads: {chosen} (measured {measured})"
 
 
-def _time(task: Task, model: nn.Module, batch: Batch, threads: int) -> float:
-    """Return the median time of a few passes; the first one is not counted."""
+def _passes(task: Task, model: nn.Module, batch: Batch, threads: int, count: int) -> float:
+    """Return the median time of `count` passes."""
     torch.set_num_threads(threads)
     times: list[float] = []
-    for _ in range(6):
+    for _ in range(count):
         start = time.perf_counter()
         task.losses(task.outputs(batch), batch).mean().backward()  # pyright: ignore[reportUnknownMemberType]
         times.append(time.perf_counter() - start)
         model.zero_grad()
-    return statistics.median(times[1:])
+    return statistics.median(times)
 
 
 class StopRequest:

@@ -80,6 +80,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     rule = parse(with_radius(config.opt, config.rho))
     device = runtime.pick_device(config.device)
     runtime.set_determinism(config.deterministic)
+    runtime.set_tf32(config.tf32)
     runtime.keep_freed_memory()
     dataset = load_dataset(config)
     parts = split_dataset(config, dataset)
@@ -111,6 +112,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
     task, layout, told = pick_layout(config.channels_last, task, probe, config.amp, deterministic=config.deterministic)
     notes += [sentence, *told]
+    if device.type == "cuda" and config.amp == "off":
+        notes.append(f"tf32: {'on' if config.tf32 else 'off; --tf32 or --amp bf16 is faster'}")
     if config.compile:
         task, sentence = compiled(task, probe)
         notes.append(sentence)

@@ -94,6 +94,7 @@ def load(
     if not ours and (data is None or model is None):
         raise UsageError(f"{file} does not say its data and model", "give --data and --model")
     where = runtime.pick_device(device)
+    runtime.set_tf32(False)
     try:
         config = _config(checkpoint.load(file) if ours else None, file)
         config = replace(config, data=data or config.data, model=model or config.model)

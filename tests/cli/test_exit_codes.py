@@ -152,6 +152,34 @@ def test_a_model_that_is_not_finite_is_never_the_result(sharpkit):
     assert done.code == 4
 
 
+OVERFLOWING = """
+import torch
+from torch import nn
+
+
+class Net(nn.Linear):
+    def forward(self, x):
+        outputs = super().forward(x.flatten(1))
+        return outputs * 1e30 if self.training and torch.is_grad_enabled() else outputs
+
+
+def net(shape, classes):
+    return Net(64, classes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("epochs", "message"),
+    [("2", "every step overflowed in fp16, and none was taken"), ("9", "whatever the loss scale, at step 41")],
+)
+def test_a_run_that_overflows_at_every_step_has_diverged(sharpkit, epochs, message):
+    Path("m.py").write_text(OVERFLOWING)
+    words = ("--model", "m.py:net", "--limit", "200", "-b", "32", "--amp", "fp16", "--threads", "1", "--out", "r")
+    done = sharpkit("train", *words, "--epochs", epochs)
+    assert (done.code, done.stdout) == (4, "")
+    assert message in done.told
+
+
 def test_weights_to_start_from_that_are_not_finite_are_an_input_error(train):
     train("--out", "r")
     state = torch.load("r/ckpt.pt", weights_only=True)["model"]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpkit import SharpnessAware
 from sharpkit.core.optimizer import SharpnessAware as Engine
@@ -17,6 +18,21 @@ SAMPLES = 10 * EPOCH
 LENGTHS = {"total_steps": 20, "steps_per_epoch": EPOCH}
 if "samples" in inspect.signature(Engine).parameters:
     LENGTHS["samples"] = SAMPLES
+
+READS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
+
+
+class Reads(TorchDispatchMode):
+    """Collects the operators that would make the host wait for an accelerator."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func._schema.name in READS:
+            self.seen.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
 
 
 class Noted(nn.Module):

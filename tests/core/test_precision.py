@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from sharpkit.errors import UsageError
+from sharpkit.errors import DivergedError, UsageError
 from tests.core.support import batch, bits, everything, joint_norm, net, sharp, trail, weights
 
 SCALE = 2.0**16
@@ -171,3 +171,15 @@ def test_a_closure_cannot_be_mixed_and_modes_are_named():
     assert everything(model, opt) == before
     with pytest.raises(UsageError, match="precision is 'half', allowed are off, bf16, fp16"):
         sharp("sam", net(), precision="half")
+
+
+def test_a_step_that_no_scale_can_save_is_divergence():
+    """From 2^16 down to 2^-24, the spacing of the smallest float16 numbers, steps are dropped; then it is said."""
+    model = net(dtype=torch.float32)
+    before = bits(model.state_dict())
+    opt = sharp("sam", model, loss=lambda *a, **k: F.cross_entropy(*a, **k) * float("inf"), precision="fp16")
+    for _ in range(40):
+        assert opt.step(narrow()).dropped
+    with pytest.raises(DivergedError, match="overflow in fp16 whatever the loss scale"):
+        opt.step(narrow())
+    assert bits(model.state_dict()) == before

@@ -2,25 +2,9 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sharpkit.core import vec
-from tests.core.support import batch, net, sharp
-
-READS = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::nonzero", "aten::equal"}
-
-
-class Reads(TorchDispatchMode):
-    """Collects the operators that would make the host wait for an accelerator."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func._schema.name in READS:
-            self.seen.append(func._schema.name)
-        return func(*args, **(kwargs or {}))
+from tests.core.support import Reads, batch, net, sharp
 
 
 def device_form(condition, v):

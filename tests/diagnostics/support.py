@@ -6,7 +6,7 @@ from torch.func import functional_call, grad, jacrev
 from torch.nn import functional as F
 
 from sharpkit.diagnostics.lanczos import Lanczos
-from sharpkit.diagnostics.operators import Operator
+from sharpkit.diagnostics.operators import Operator, Term
 
 
 class Attention(nn.Module):
@@ -119,12 +119,26 @@ class Diagonal(Operator):
         super().__init__(len(entries), entries.dtype, entries.device)
         self.entries = entries
 
-    def parts(self, vector):
-        yield 1.0, self.entries * vector
+    def terms(self, draw):
+        vector = draw()
+        yield Term(1.0, vector, self.entries * vector)
 
 
-def basis_of(operator, *, rows=400, seed=0, block=1):
-    return Lanczos(operator, rows=rows, generator=torch.Generator().manual_seed(seed), block=block)
+class Sum(Operator):
+    """A sum of matrices, each a term of its own."""
+
+    def __init__(self, *matrices):
+        super().__init__(len(matrices[0]), matrices[0].dtype, matrices[0].device)
+        self.matrices = matrices
+
+    def terms(self, draw):
+        for matrix in self.matrices:
+            vector = draw()
+            yield Term(1 / len(self.matrices), vector, matrix @ vector)
+
+
+def basis_of(operator, *, rows=400, seed=0, block=1, lead=None):
+    return Lanczos(operator, rows=rows, generator=torch.Generator().manual_seed(seed), block=block, lead=lead)
 
 
 def rotated(values, seed=0):

@@ -4,11 +4,14 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
+from torch.nn import functional as F
 
 from sharpkit.diagnostics import reductions
 from sharpkit.diagnostics.eigenvalues import converge, eigenpairs
-from sharpkit.diagnostics.operators import Matrix
-from tests.diagnostics.support import Diagonal, basis_of, rotated
+from sharpkit.diagnostics.operators import Curvature, Matrix
+from sharpkit.diagnostics.problem import opened
+from tests.core.support import Reads
+from tests.diagnostics.support import Diagonal, basis_of, net, rotated, samples
 
 
 def pairs_of(operator, top=5, bottom=0, tol=1e-10, rows=400, block=1, most=1000, **options):
@@ -87,6 +90,70 @@ def test_as_scipy_finds_them_in_no_more_products():
     found, lanczos = pairs_of(Matrix(matrix), tol=1e-6, verify=False)
     np.testing.assert_allclose(found.values, expected, rtol=1e-9)
     assert lanczos.operator.products <= counted.products
+
+
+def test_one_product_checks_all_residuals():
+    found, lanczos = pairs_of(Matrix(rotated(SPECTRA["bulk and outliers"])))
+    assert lanczos.operator.products == lanczos.steps + 1
+    assert found.converged.all()
+
+
+class Changing(Matrix):
+    """Becomes another matrix after some products."""
+
+    def __init__(self, matrix, after, change):
+        super().__init__(matrix)
+        self.after, self.change = after, change
+
+    def product(self, vector):
+        image = super().product(vector)
+        return image + self.change @ vector if self.products > self.after else image
+
+
+def test_products_that_are_not_those_of_the_recurrence_show_in_the_residuals():
+    matrix, change = rotated(SPECTRA["bulk and outliers"]), 1e-3 * rotated(np.ones(100))
+    quiet = basis_of(Matrix(matrix))
+    converge(quiet, 5, tol=1e-8)
+    operator = Changing(matrix, quiet.steps, change)
+    found, _ = pairs_of(operator, tol=1e-8)
+    assert operator.products == quiet.steps + 1 + 5  # the common one, which shows it, and then one for each
+    assert not found.converged.any()
+    np.testing.assert_allclose(found.residuals, 1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("left_out", [None, 0, 2, 4])
+def test_a_lead_saves_products_and_hides_no_eigenvector(left_out):
+    """Also not one that it has no part in: half of the start is random."""
+    entries = torch.cat([torch.tensor([200.0, 33, 27, 20, 14]), torch.linspace(0, 8, 20000)]).double()
+    lead = (entries > 10).double() * 1e-3
+    if left_out is not None:
+        lead[left_out] = 0
+    without, with_lead = basis_of(Diagonal(entries)), basis_of(Diagonal(entries), lead=lead)
+    for lanczos in (without, with_lead):
+        ritz = converge(lanczos, 5, tol=1e-4)
+        np.testing.assert_allclose(ritz.values[:5], [200, 33, 27, 20, 14], rtol=1e-6)
+    if left_out is None:
+        assert with_lead.steps < without.steps
+
+
+def test_a_lead_of_zero_and_one_of_a_block():
+    matrix = Matrix(rotated(SPECTRA["bulk and outliers"]))
+    for block, lead in ((1, torch.zeros(100).double()), (3, torch.ones(100).double())):
+        lanczos = basis_of(matrix, block=block, lead=lead)
+        start = lanczos.coming
+        torch.testing.assert_close(start @ start.T, torch.eye(block).double(), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(converge(lanczos, 2, tol=1e-9).values[:2], [100, 60])
+
+
+def test_a_step_reads_nothing_back():
+    model = net("cnn")
+    with opened(model, F.cross_entropy, [samples("cnn")]) as problem:
+        lanczos = basis_of(Curvature(problem))
+        lanczos.step()  # builds the graph, and may measure it
+        with Reads() as mode:
+            for _ in range(8):
+                lanczos.step()
+    assert mode.seen == []
 
 
 def test_what_is_not_converged_says_so():

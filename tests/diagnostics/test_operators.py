@@ -171,6 +171,19 @@ class Noise(nn.Module):
         return x + 0.1 * torch.randn_like(x)
 
 
+def test_the_lead_is_the_gradient_of_the_mean_loss():
+    x, y = samples("cnn")
+    model = net("cnn").eval()
+    expected = torch.autograd.grad(F.cross_entropy(model(x), y), list(model.parameters()))
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    with opened(model, F.cross_entropy, uneven(x, y)) as problem:
+        lead = Curvature(problem).lead()
+    torch.testing.assert_close(lead, torch.cat([g.flatten() for g in expected]), rtol=1e-10, atol=1e-13)
+    with opened(model, F.cross_entropy, uneven(x, y), bn_mode="train") as problem:
+        Curvature(problem).lead()
+        assert all(torch.equal(value, buffers[name]) for name, value in model.named_buffers())
+
+
 def test_what_is_random_is_refused():
     x, y = samples()
     model = nn.Sequential(nn.Flatten(), Noise(), nn.Linear(16, 3)).double()

@@ -83,6 +83,17 @@ def test_trace_and_density_come_from_the_same_basis():
     assert found.products <= 30 * 3 + 5 + found.trace.samples + 70
 
 
+def test_work_is_counted_in_samples():
+    """The lead and the graphs take a pass, the probe of their size one of a batch, a product half of one."""
+    x, y = samples("cnn")
+    found = hessian(net("cnn"), F.cross_entropy, uneven(x, y), top=2)
+    assert found.forwards == 20 + 20 + 7
+    assert found.backwards == 20 + 20 + 2 * 7 + 20 * found.products
+    found = hessian(net("cnn"), F.cross_entropy, uneven(x, y), top=2, kind="ggn", memory_bytes=1)
+    assert found.forwards == 20 + 7 + 20 * found.products
+    assert found.backwards == 20 + 3 * 7 + 3 * 20 * found.products
+
+
 def test_weight_decay_moves_every_eigenvalue():
     model, (x, y) = net("mlp"), samples()
     plain = hessian(model, F.cross_entropy, [(x, y)], tol=1e-10)

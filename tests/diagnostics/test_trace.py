@@ -7,7 +7,7 @@ import torch
 from sharpkit.diagnostics.operators import Matrix
 from sharpkit.diagnostics.trace import estimate
 from sharpkit.errors import UsageError
-from tests.diagnostics.support import basis_of, rotated
+from tests.diagnostics.support import Sum, basis_of, rotated
 
 VALUES = [30.0, 20, 10, 5, 3, *np.linspace(-0.5, 1, 115)]
 MATRIX = rotated(VALUES)
@@ -59,6 +59,36 @@ def test_the_whole_space_gives_the_exact_trace():
 def test_one_piece_is_as_many():
     one, many = (trace_of("deflated", 3, sizes=sizes) for sizes in ([120], SIZES))
     assert one.value == pytest.approx(many.value, rel=1e-12)
+
+
+def hutchinson(operator):
+    generator = torch.Generator().manual_seed(0)
+    return estimate(operator, SIZES, method="hutchinson", tol=1e-9, most=1000, generator=generator)
+
+
+def test_terms_with_vectors_of_their_own_do_not_err_together():
+    """Var(z . A z) of four equal quarters is a quarter, and of matrices without a common direction it is the same."""
+    whole = hutchinson(Matrix(MATRIX))
+    assert hutchinson(Sum(*[MATRIX / 4] * 4)).error ** 2 / whole.error**2 == pytest.approx(1 / 4, rel=0.2)
+    exact = 2 * (MATRIX.square().sum() - MATRIX.diagonal().square().sum()).item() / 1000
+    assert whole.error**2 == pytest.approx(exact, rel=0.2)
+
+
+def test_terms_that_differ_add_up_to_the_trace():
+    """The basis is that of the sum, and in no term does it span an invariant space."""
+    quarters = [rotated(VALUES, seed) / (1 + seed) for seed in range(4)]
+    exact = np.array([sum(q.diagonal()[i : i + n].sum() for q in quarters) for i, n in [(0, 50), (50, 30), (80, 40)]])
+    deviations = []
+    for seed in range(50):
+        operator = Sum(*quarters)
+        lanczos = basis_of(operator, seed=seed)
+        for _ in range(12):
+            lanczos.step()
+        generator = torch.Generator().manual_seed(seed)
+        found = estimate(operator, SIZES, lanczos=lanczos, tol=1e-9, most=40, generator=generator)
+        deviations.append((found.parts - exact) / found.part_errors)
+    assert np.abs(np.mean(deviations, axis=0)).max() < 0.5
+    assert (np.abs(deviations) < 4).all()
 
 
 def test_low_rank_is_exact_by_hutchpp():
