@@ -11,6 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import figures  # noqa: E402
+import gradient_figures  # noqa: E402
 import spectra  # noqa: E402
 import surfaces  # noqa: E402
 import tables  # noqa: E402
@@ -70,6 +71,7 @@ def _within(pieces: list[str], k: int, mark: str) -> bool:
 def generate(app: Any) -> None:
     figures.draw_all(HERE / "_generated")
     spectra.draw(HERE / "_generated" / "hessian.png")
+    gradient_figures.draw(HERE / "_generated")
     surfaces.draw(HERE / "_generated" / "landscape.png")
     tables.write_all(HERE / "_generated")
 

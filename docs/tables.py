@@ -8,10 +8,14 @@ from pathlib import Path
 
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
-from sharpkit.commands.hessian_config import PANELS as HESSIAN_PANELS
-from sharpkit.commands.hessian_config import HessianConfig
-from sharpkit.commands.landscape_config import PANELS as LANDSCAPE_PANELS
-from sharpkit.commands.landscape_config import LandscapeConfig
+from sharpkit.commands import (
+    graddiff_config,
+    gradnorm_qq_config,
+    hessian_config,
+    landscape_config,
+    plot_config,
+    sharpness_config,
+)
 from sharpkit.data import DATASETS
 from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import TrainConfig, options
@@ -21,6 +25,16 @@ from sharpkit.models import MODELS
 from sharpkit.models import describe as of_model
 from sharpkit.recipes.describe import describe
 
+COMMANDS: dict[str, tuple[type, dict[str, tuple[str, ...]]]] = {
+    "hessian": (hessian_config.HessianConfig, hessian_config.PANELS),
+    "landscape": (landscape_config.LandscapeConfig, landscape_config.PANELS),
+    "sharpness": (sharpness_config.SharpnessConfig, sharpness_config.PANELS),
+    "graddiff": (graddiff_config.GradDiffConfig, graddiff_config.PANELS),
+    "gradnorm_qq": (gradnorm_qq_config.GradNormConfig, gradnorm_qq_config.PANELS),
+    "plot": (plot_config.PlotConfig, plot_config.PANELS),
+}
+"""The commands whose options are written beside their page."""
+
 
 def write_all(folder: Path) -> None:
     """Write every table as a Markdown file to be included."""
@@ -29,8 +43,8 @@ def write_all(folder: Path) -> None:
     (folder / "models.md").write_text(models(), encoding="utf-8")
     (folder / "data.md").write_text(datasets(), encoding="utf-8")
     (folder / "options.md").write_text(option_tables(TrainConfig, PANELS), encoding="utf-8")
-    (folder / "hessian_options.md").write_text(option_tables(HessianConfig, HESSIAN_PANELS), encoding="utf-8")
-    (folder / "landscape_options.md").write_text(option_tables(LandscapeConfig, LANDSCAPE_PANELS), encoding="utf-8")
+    for name, (of, panels) in COMMANDS.items():
+        (folder / f"{name}_options.md").write_text(option_tables(of, panels), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
 
 

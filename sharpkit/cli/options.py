@@ -41,10 +41,10 @@ def flag(name: str) -> str:
 def parameters(of: type[Any], panels: Mapping[str, tuple[str, ...]]) -> list[inspect.Parameter]:
     """Return one keyword-only parameter for every option of a configuration; None means not given."""
     types, declared = kinds(of), options(of)
-    placed = {name: panel for panel, names in panels.items() for name in names}
     return [
-        _parameter(name, types[name], declared[name].default, declared[name].metadata, placed[name])
-        for name in declared
+        _parameter(name, types[name], declared[name].default, declared[name].metadata, panel)
+        for panel, names in panels.items()
+        for name in names
     ]
 
 

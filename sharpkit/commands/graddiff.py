@@ -72,7 +72,7 @@ def run(
         lines=partial(_lines, factor=factor(config)),
         figure=partial(_figure, config=config),
         notes=_notes,
-        gradients=lambda result: 2.0 * result.batches,
+        work=_work,
     )
 
     def probe(trained: Trained) -> Batch:
@@ -171,6 +171,11 @@ def _figure(results: Mapping[str, GradDiffResult], config: GradDiffConfig) -> An
     from sharpkit.figures.differences import differences
 
     return differences(results, math.e if config.log == "e" else 10)
+
+
+def _work(result: GradDiffResult) -> tuple[float, float, float]:
+    samples = 2.0 * result.batches * result.samples
+    return 2.0 * result.batches, samples, samples
 
 
 def _notes(result: GradDiffResult) -> list[str]:

@@ -61,7 +61,7 @@ def run(
         lines=_lines,
         figure=lambda results: _figure(results, config.hist),
         notes=lambda result: _notes(result, config.replacement),
-        gradients=lambda result: float(len(result.values)),
+        work=_work,
     )
     return measure(form, names, config, one, probe, out=out, plot=plot, observer=observer)
 
@@ -128,6 +128,11 @@ def _figure(results: Mapping[str, GradNormResult], histogram: bool) -> Any:
     from sharpkit.figures.norms import norms
 
     return norms(results, histogram=histogram)
+
+
+def _work(result: GradNormResult) -> tuple[float, float, float]:
+    samples = float(len(result.values) * result.samples)
+    return float(len(result.values)), samples, samples
 
 
 def _notes(result: GradNormResult, replacement: bool) -> list[str]:

@@ -68,7 +68,7 @@ class Form(Generic[R]):
         lines: All results as lines of a table, the header first.
         figure: All results as a matplotlib figure.
         notes: What a reader of a result should know.
-        gradients: How many gradients of all its samples, or of a batch, a result took.
+        work: What a result took: gradients of a batch, samples of forward and of backward passes.
     """
 
     command: str
@@ -77,7 +77,7 @@ class Form(Generic[R]):
     lines: Callable[[Mapping[str, R]], list[list[Any]]]
     figure: Callable[[Mapping[str, R]], Any]
     notes: Callable[[R], list[str]]
-    gradients: Callable[[R], float]
+    work: Callable[[R], tuple[float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -169,8 +169,12 @@ def measure(
         raise next(iter(failed.values()))
     files, warnings = _write(form, results, out, plot)
     warnings += [f"{name}: {note}" for name, result in results.items() for note in form.notes(result)]
+    grads, forwards, backwards = (sum(column) for column in zip(*map(form.work, results.values()), strict=True))
     cost = {
-        "grads": float(sum(form.gradients(r) for r in results.values())),
+        "grads": grads,
+        "grads_sequential": grads,
+        "forwards": forwards,
+        "backwards": backwards,
         "wall_s": round(time.perf_counter() - start, 3),
         "peak_mb": round(peak_mb(torch.device(env["device"])), 1),
     }

@@ -58,7 +58,7 @@ def run(
         lines=_lines,
         figure=_figure,
         notes=_notes,
-        gradients=lambda result: result.gradients,
+        work=_work,
     )
     return measure(form, names, config, one, probe, out=out, plot=plot, observer=observer)
 
@@ -116,6 +116,12 @@ def _figure(results: Mapping[str, SharpnessResult]) -> Any:
     from sharpkit.figures.sharpness import rises
 
     return rises(results)
+
+
+def _work(result: SharpnessResult) -> tuple[float, float, float]:
+    """Return gradients of all samples; the loss alone is computed twice at first, at one step and in each direction."""
+    backwards = result.gradients * result.samples
+    return result.gradients, backwards + (3 + len(result.directions)) * result.samples, backwards
 
 
 def _notes(result: SharpnessResult) -> list[str]:

@@ -13,8 +13,11 @@ from sharpkit.recipes.ae_sam import START_VARIANCE, averaged
 
 Array = NDArray[np.float64]
 
-STEPS = 100_000
-"""Length of a simulated run; the share is then known to about 0.2 points."""
+STEPS, RUNS = 1_000, 100
+"""Length and number of simulated runs; the share is then known to about 0.2 points."""
+
+_BEFORE = 100
+"""Steps of a simulated run that do not count: AE-SAM's averages start from zero, and a real run is longer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class AeSamShare:
 
 
 def ae_sam_share(
-    values: Array, lam1: float = -1.0, lam2: float = 1.0, delta: float = 0.9, *, seed: int = 0, steps: int = STEPS
+    values: Array, lam1: float = -1.0, lam2: float = 1.0, delta: float = 0.9, *, seed: int = 0
 ) -> AeSamShare:
     """Return how often AE-SAM would perturb if its squared gradient norms had this distribution all along.
 
@@ -56,7 +59,6 @@ def ae_sam_share(
         lam2: Threshold at its beginning.
         delta: Weight of the past in the averages, in [0, 1).
         seed: Of the draws.
-        steps: Of a simulated run.
 
     Raises:
         UsageError: If delta is outside [0, 1).
@@ -68,11 +70,11 @@ def ae_sam_share(
     if not std > 0:
         nan = math.nan
         return AeSamShare(lam1, lam2, delta, nominal(lam1, lam2), nan, nan, nan, nan)
-    draw = np.random.default_rng(seed)
+    draw, shape = np.random.default_rng(seed), (_BEFORE + STEPS, RUNS)
     shares = [
-        _simulated(norms, lam1, lam2, delta)
-        for norms in (draw.normal(mean, std, steps), draw.choice(values, steps))
-    ]  # fmt: skip
+        simulated(norms, lam1, lam2, delta, before=_BEFORE)
+        for norms in (draw.normal(mean, std, shape), draw.choice(values, shape))
+    ]
     return AeSamShare(
         lam1=lam1,
         lam2=lam2,
@@ -82,7 +84,7 @@ def ae_sam_share(
         nominal_averaged=shares[0],
         empirical_averaged=shares[1],
         # Neighbouring steps share their averages, but hardly their decisions.
-        error=math.sqrt(max(s * (1 - s) for s in shares) / steps),
+        error=math.sqrt(max(s * (1 - s) for s in shares) / (STEPS * RUNS)),
     )
 
 
@@ -108,10 +110,21 @@ def _empirical(z: Array, lam1: float, lam2: float) -> float:
     return float(np.clip((z - low) / (high - low), 0, 1).mean())
 
 
-def _simulated(norms: Array, lam1: float, lam2: float, delta: float) -> float:
-    mean, variance, perturbed, steps = 0.0, START_VARIANCE, 0, len(norms)
-    for t, n in enumerate(norms.tolist()):
+def simulated(norms: Array, lam1: float, lam2: float, delta: float, *, before: int = 0) -> float:
+    """Return the share of perturbed steps of runs with given squared norms.
+
+    Args:
+        norms: (before + steps, runs).
+        lam1: Threshold at the last step.
+        lam2: Threshold at the first that counts, and before.
+        delta: Weight of the past in the averages.
+        before: Steps that do not count.
+    """
+    mean, variance = np.zeros(norms.shape[1]), np.full(norms.shape[1], START_VARIANCE)
+    perturbed, steps = 0, len(norms) - before
+    for t, n in enumerate(norms, -before):
         mean, variance = averaged(mean, variance, n, delta)
-        threshold = t / steps * lam1 + (1 - t / steps) * lam2
-        perturbed += n >= mean + threshold * math.sqrt(variance)
-    return perturbed / steps
+        if t >= 0:
+            threshold = t / steps * lam1 + (1 - t / steps) * lam2
+            perturbed += int((n >= mean + threshold * np.sqrt(variance)).sum())
+    return perturbed / (steps * norms.shape[1])

@@ -174,10 +174,7 @@ class Counter:
         place = ((r - self._grid.low) * (FINE / self._grid.width)).floor_().clamp_(-1, self._fine).add_(1)
         place = torch.where(apart == 0, self._fine + 2, place)
         place = torch.where(has, place, self._fine + 3).long()
-        if place.device.type == "cpu":
-            self._slots[i] += torch.bincount(place, minlength=self._fine + 4)
-        else:  # where bincount waits for the device
-            self._slots[i].scatter_add_(0, place, torch.ones_like(place))
+        self._slots[i] += counts(place, self._fine + 4, quick=place.device.type == "cpu")
 
     @property
     def negatives(self) -> Tensor:
@@ -201,6 +198,13 @@ class Counter:
             over=int(places[self._fine + 1]),
             fine=fine,
         )
+
+
+def counts(place: Tensor, size: int, *, quick: bool) -> Tensor:
+    """Return how often each of 0, ..., size - 1 is in `place`; the quick way would wait for a device."""
+    if quick:
+        return torch.bincount(place, minlength=size)
+    return torch.zeros(size, dtype=place.dtype, device=place.device).scatter_add_(0, place, torch.ones_like(place))
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def curves(given: Sequence[Curve], x: str, band: Band = "std", *, log_y: bool = 
     """
     metrics = list(dict.fromkeys(c.metric for c in given))
     groups = list(dict.fromkeys(c.group for c in given))
-    columns = min(_COLUMNS, len(metrics))
+    columns = 2 if len(metrics) == 4 else min(_COLUMNS, len(metrics))
     rows = -(-len(metrics) // columns)
     height = 0.3 + 2.4 * rows + 0.2 * len(groups)
     figure, axes = style.panels(rows, columns, width=max(4.6, 3.3 * columns), height=height)

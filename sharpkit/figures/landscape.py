@@ -11,13 +11,13 @@ import numpy as np
 
 from sharpkit.diagnostics.landscape_result import Array, LandscapeResult
 from sharpkit.errors import InputError, UsageError
+from sharpkit.figures.style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Style = Literal["contour", "surface", "both"]
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MAP = "viridis"
 _ACROSS = 3
 """Panels in a row."""
@@ -249,7 +249,7 @@ def _profiles(
     """Draw losses with a band of one standard error, and accuracies, dashed, on an axis of their own."""
     right: Any = None
     for i, (name, result) in enumerate(results.items()):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = COLOURS[i % len(COLOURS)]
         loss, error = np.where(np.isfinite(result.loss[0]), result.loss[0], np.nan), result.error[0]
         axis.plot(result.x, loss, color=colour, linewidth=1.4, label=name)
         axis.fill_between(result.x, loss - error, loss + error, color=colour, alpha=0.25, linewidth=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -22,8 +22,11 @@ _VARIANCE = "ae.variance"
 START_VARIANCE = math.exp(-10)
 
 
-def averaged(mean: float, variance: float, n: float, delta: float) -> tuple[float, float]:
-    """Return mu_t = delta mu_{t-1} + (1 - delta) n_t and var_t = delta var_{t-1} + (1 - delta) (n_t - mu_t)^2."""
+def averaged(mean: Any, variance: Any, n: Any, delta: float) -> tuple[Any, Any]:
+    """Return mu_t = delta mu_{t-1} + (1 - delta) n_t and var_t = delta var_{t-1} + (1 - delta) (n_t - mu_t)^2.
+
+    Numbers, or arrays of them for several runs at once.
+    """
     mean = delta * mean + (1 - delta) * n
     apart = n - mean
     return mean, delta * variance + (1 - delta) * apart * apart

@@ -51,7 +51,9 @@ def test_a_pipe_gets_a_line_a_checkpoint_and_the_files_are_written(sharpkit, run
     document = done.json
     common = {"schema", "ok", "command", "version", "args", "seed", "device", "env", "cost", "files", "warnings"}
     assert common <= set(document)
-    assert {"grads", "wall_s", "peak_mb"} == set(document["cost"])
+    cost = document["cost"]
+    assert set(cost) == {"grads", "grads_sequential", "forwards", "backwards", "wall_s", "peak_mb"}
+    assert cost["forwards"] >= cost["backwards"] > cost["grads"] > 0
     assert document["schema"] == f"sharpkit.{command}/1"
     assert [r["ckpt"] for r in document["results"]] == ["r", "r/ckpt.pt"]
     assert document["results"][0]["bn_mode"] == ("eval" if command == "sharpness" else "train")
@@ -72,7 +74,9 @@ def test_a_table_for_a_person(terminal, run_dir, command):
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-@commands
+@pytest.mark.parametrize(
+    "command", ["sharpness", *(pytest.param(c, marks=pytest.mark.slow) for c in ("graddiff", "gradnorm-qq"))]
+)
 def test_files_by_name(sharpkit, run_dir, command):
     assert sharpkit(command, run_dir, "r/ckpt.pt", *FAST[command], "-o", "f.svg").code == 0
     assert "<svg" in Path("f.svg").read_text()
@@ -83,6 +87,7 @@ def test_files_by_name(sharpkit, run_dir, command):
     assert len({line.count(",") for line in lines}) == 1
 
 
+@pytest.mark.slow
 @commands
 def test_the_same_seed_gives_the_same_numbers_and_another_does_not(sharpkit, run_dir, command):
     texts = [sharpkit(command, run_dir, *FAST[command], "--no-plot", "--seed", seed).stdout for seed in ("1", "1", "2")]

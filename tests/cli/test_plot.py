@@ -145,6 +145,7 @@ def test_some_runs_may_fail(sharpkit):
     assert [f["run"] for f in done.json["failed"]] == ["nowhere"]
 
 
+@pytest.mark.slow
 def test_a_real_run_with_probes(sharpkit):
     options = (
         *TINY,

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpkit.diagnostics import Grid, graddiff
-from sharpkit.diagnostics.relative import FINE, Counter
+from sharpkit.diagnostics.relative import FINE, Counter, counts
 from sharpkit.errors import DivergedError, UsageError
 from tests.diagnostics.support import net, samples, uneven
 
@@ -137,6 +137,22 @@ def test_chunks_do_not_show(monkeypatch):
     cut, _ = counted(g, h)
     assert whole.negative == cut.negative
     np.testing.assert_array_equal(whole.fine, cut.fine)
+
+
+def test_both_ways_to_count_agree():
+    place = torch.randint(50, (1000,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(counts(place, 64, quick=True), counts(place, 64, quick=False))
+    assert counts(place, 64, quick=False).sum() == 1000
+
+
+@pytest.mark.gpu
+def test_on_a_device_it_is_the_same():
+    where = torch.accelerator.current_accelerator()
+    model, (x, y) = net("cnn"), samples("cnn")
+    here = graddiff(model, F.cross_entropy, [(x, y)], bn_mode="eval")
+    there = graddiff(model.to(where), F.cross_entropy, [(x.to(where), y.to(where))], bn_mode="eval")
+    assert abs(here.total.negative - there.total.negative) <= 1
+    np.testing.assert_allclose(there.difference_norms, here.difference_norms, rtol=1e-8)
 
 
 def test_dead_units_are_excluded_and_counted():

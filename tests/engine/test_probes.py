@@ -42,7 +42,11 @@ def records(path, kind="probe"):
 
 @pytest.mark.parametrize(
     ("opt", "probe"),
-    [("ae-sam", ALL), ("sampa+msam:m=2:rho=0.1", ALL + ",xy-grad,cosine"), ("esam", "grad-var,sharpness")],
+    [
+        ("sampa+msam:m=2:rho=0.1", ALL + ",xy-grad,cosine"),
+        pytest.param("ae-sam", ALL, marks=pytest.mark.slow),
+        pytest.param("esam", "grad-var,sharpness", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_does_not_notice_its_probes(tmp_path, opt, probe):
     options = {"opt": opt, "epochs": 2}
