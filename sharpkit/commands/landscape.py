@@ -186,6 +186,7 @@ def _of_one(
             chunk=None if recomputed else config.batch_size,
             check=config.check,
             adaptive=config.adaptive,
+            adaptive_scale="log loss" if config.log_z else "loss",
             convex=config.convexity,
             cells=cells,
             watch=watch,
