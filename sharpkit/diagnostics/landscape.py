@@ -107,7 +107,7 @@ def landscape(
     with opened_surface(
         model, loss, given, plane, bn_mode=bn_mode, amp=amp, chunk=chunk, points=len(missing)
     ) as surface:
-        held.add((0.0, 0.0), surface.at(0.0))
+        held.add((0.0, 0.0), surface.centre)
         checked = _checked(surface, exact, (xs, ys)[:axes])
         filling = Filling(surface, held, xs, ys, watch)
         filling.run(adaptive, adaptive_scale)
