@@ -9,10 +9,10 @@ checks. The usual loop is written from the description of Li et al. (2018): para
 and batches are evaluated one after the other, with the loss and the number of hits read back from each. The others run
 in a process of their own, whose memory allocator is as the system has it; the usual loop runs with our settings too.
 
-With `--resnet` single points of ResNet-18 (11.2 million parameters) are timed, and the rate of its arithmetic is
+Of ResNet-18 (11.2 million parameters) single points are timed, and the rate of its arithmetic is
 compared with that of the fastest of its convolutions alone. Run it with
 
-    python benchmarks/landscape.py --rounds 3 --resnet
+    python benchmarks/landscape.py --rounds 3
 """
 
 from __future__ import annotations
@@ -344,7 +344,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--resnet", action="store_true", help="ResNet-18 too")
+    kinds = ("digits", "colour", "resnet18")
+    parser.add_argument("--only", nargs="+", choices=kinds, default=kinds)
     parser.add_argument("--samples", type=int, default=256, help="of ResNet-18")
     parser.add_argument("--points", type=int, default=2, help="of ResNet-18")
     parser.add_argument("--quick", action="store_true", help="one round, a network hardly trained")
@@ -358,10 +359,11 @@ def main() -> None:
         f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, "
         f"torch {torch.__version__}, {peers}"
     )
-    for kind in ("digits", "colour"):
-        small(kind, options)
-    if options.resnet:
-        large(options)
+    for kind in options.only:
+        if kind == "resnet18":
+            large(options)
+        else:
+            small(kind, options)
 
 
 if __name__ == "__main__":
