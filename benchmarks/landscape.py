@@ -1,7 +1,7 @@
 """Surfaces: ours, the usual loop, loss-landscapes, landscaper and loss-landscape-3d on the same model and samples.
 
 Two networks: the CNN of 102,000 parameters of `hessian.py` on 512 digits, whose time is nearly all spent in
-convolutions, and the default `cnn` of `sharpkit train` on 256 colour images of 32 x 32. The grid has 11 x 11 points. In
+convolutions, and the default `cnn` of `sharpkit train` on 128 colour images of 32 x 32. The grid has 11 x 11 points. In
 a round every contender evaluates the whole grid once, in shuffled order, with all samples at once and with the batch
 size that is best for it, found before. Times are medians of processor time, which other work on the machine disturbs
 least, and ratios are medians of the ratios to ours in the same round. Ours is the whole call, with what it measures and
@@ -225,7 +225,7 @@ def prepare(kind: str, epochs: int, threads: int) -> None:
         with torch.no_grad():  # a peer divides by the norm of every tensor, and new biases are zero
             for p in TASK["model"].parameters():
                 p.add_(0.01 * torch.randn_like(p))
-        TASK["data"] = torch.randn(256, 3, 32, 32), torch.randint(10, (256,))
+        TASK["data"] = torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
     TASK["plane"] = random_plane(TASK["model"])
 
 
@@ -250,7 +250,7 @@ def small(kind: str, options: argparse.Namespace) -> None:
 
         count = len(TASK["data"][0])
         rows = [Row(name, 0) for name in HERE[:2]]
-        rows += [Row(name, size) for name in list(CONTENDERS)[2:] for size in (count, best(name))]
+        rows += [Row(name, size) for name in list(CONTENDERS)[2:] for size in dict.fromkeys((count, best(name)))]
         shuffler = random.Random(0)
         for _ in range(options.rounds):
             for row in shuffler.sample(rows, len(rows)):
@@ -315,7 +315,7 @@ def large(options: argparse.Namespace) -> None:
 
     for _ in range(options.rounds):
         peak.append(roof())
-        for size in (options.samples, 128, 64):
+        for size in dict.fromkeys(min(size, options.samples) for size in (options.samples, 128, 64)):
             note(f"the usual loop, batch {size}", lambda a, b, n=size: at_point(model, start, plane, data, n, a, b))
         set_weights(model, [w.clone() for w in start])
         for name, amp in (("sharpkit", "off"), ("sharpkit, bf16", "bf16")):
