@@ -16,5 +16,5 @@ def draw(path: Path) -> None:
     surfaces = {}
     for name, recipe in (("SGD", "sgd"), ("SAM, radius 0.2", "sam:rho=0.2")):
         model, x, y = trained(recipe)
-        surfaces[name] = landscape(model, functional.cross_entropy, [(x, y)], adaptive=0.01)
+        surfaces[name] = landscape(model, functional.cross_entropy, [(x, y)], adaptive=0.01, adaptive_scale="log loss")
     figure(surfaces, style="both", log=True).savefig(path, dpi=130)

@@ -26,8 +26,9 @@ from sharpkit.engine.trained import Trained
 from sharpkit.errors import InputError, SharpkitError
 
 _SUFFIXES = (*FIGURES, ".html", ".npz", ".csv")
-_BATCH, _STATISTICS = 2048, 256
-"""Samples of the batches that passes are cut from, and of those that batch-norm statistics are means over."""
+_BATCH, _STATISTICS, _PROBE = 2048, 256, 64
+"""Samples of the batches that passes are cut from, of those that batch-norm statistics are means over, and of the one
+that threads are chosen by."""
 
 
 class Observer(checkpoints.Observer, Protocol):
@@ -148,7 +149,7 @@ def _of_one(
 ) -> LandscapeResult:
     recomputed = config.bn_mode == "recompute"
     batches = trained.batches(_even(len(trained.samples), config.batch_size) if recomputed else _BATCH)
-    probe = batches[0].select_range(0, min(_STATISTICS, batches[0].size))
+    probe = batches[0].select_range(0, min(_PROBE, batches[0].size))
     _, sentence = runtime.pick_threads(config.threads, trained.model, trained.task, probe, trained.device)
     told.note(sentence)
     plane = plane_of(trained, config)
@@ -186,6 +187,7 @@ def _of_one(
             chunk=None if recomputed else config.batch_size,
             check=config.check,
             adaptive=config.adaptive,
+            adaptive_scale="log loss" if config.log_z else "loss",
             convex=config.convexity,
             cells=cells,
             watch=watch,
@@ -193,6 +195,8 @@ def _of_one(
         result.mean_rise(config.radius)  # refuses a radius beyond the grid
         store.done(name, arrays_of(result))
         told.note(f"evaluated in {result.how}")
+        if config.amp != "off":
+            told.note(f"{config.amp}: relative error of the loss up to {result.amp_error:.2g}, measured on some cells")
         if result.interpolation is not None and result.interpolation.accepted:
             told.note(interpolated(result))
     finally:

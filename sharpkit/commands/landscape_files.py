@@ -28,7 +28,7 @@ def interpolated(result: LandscapeResult) -> str:
     nodes = " x ".join(str(count) for count in found.nodes[: len(result.plane.axes)])
     return (
         f"the {found.of} is interpolated from {nodes} Chebyshev points; on {found.checked} other cells it is off by "
-        f"{100 * found.error:.2g} % of the surface's range at most"
+        f"{100 * found.error:.2g} % of the range of the {found.scale} at most"
     )
 
 

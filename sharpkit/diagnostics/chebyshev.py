@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ Evaluate = Callable[[Sequence[Point]], bool]
 """Evaluates what is not known of some points; False says stop."""
 
 Transform = Literal["loss", "log loss"]
-"""What is interpolated."""
+"""What is interpolated, or compared."""
 
 _FIRST = 5
 """Nodes along an axis at first; 9, 17, 33 and so on hold those before."""
@@ -38,11 +38,14 @@ _EVEN = 4.0
 class Interpolation:
     """How a surface was filled from few evaluations, or why it was not.
 
+    Differences are of losses, or with `scale` "log loss" of their logarithms, and relative to the range of the same.
+
     Args:
         accepted: Whether the surface is interpolated; else the whole grid was evaluated.
         reason: Why not; empty where it is.
         nodes: Along d1 and d2.
         of: What is interpolated.
+        scale: What is compared.
         tol: What the largest difference may be, relative to the surface's range.
         error: The largest difference on the checked cells, relative to the surface's range.
         rms: The root mean square of these.
@@ -53,6 +56,7 @@ class Interpolation:
     reason: str
     nodes: tuple[int, int]
     of: Transform
+    scale: Transform
     tol: float
     error: float
     rms: float
@@ -68,7 +72,14 @@ class Filled:
 
 
 def fill(
-    cells: Cells, xs: Sequence[float], ys: Sequence[float], tol: float, evaluate: Evaluate, seed: int = 0
+    cells: Cells,
+    xs: Sequence[float],
+    ys: Sequence[float],
+    tol: float,
+    evaluate: Evaluate,
+    *,
+    scale: Transform = "loss",
+    seed: int = 0,
 ) -> Filled | None:
     """Interpolate the loss on a grid from Chebyshev-Lobatto points until its error is at most tol times its range.
 
@@ -83,6 +94,7 @@ def fill(
         ys: Of the grid; a single one of a profile.
         tol: Largest difference, relative to the range of the losses seen.
         evaluate: Evaluates points.
+        scale: Whether losses are compared or their logarithms, as a logarithmic picture needs it.
         seed: Of the cells drawn.
 
     Returns:
@@ -96,7 +108,7 @@ def fill(
     sizes = [_FIRST, _FIRST if len(ys) > 1 else 1]
     if not evaluate(held):
         return None
-    best = Interpolation(False, "", (0, 0), "loss", tol, math.nan, math.nan, 0)
+    best = Interpolation(False, "", (0, 0), "loss", scale, tol, math.nan, math.nan, 0)
     while True:
         if sizes[0] * sizes[1] + len(held) > _WORTH * total:
             return Filled(None, _refused(best, "it is not smooth enough for fewer evaluations"))
@@ -106,15 +118,15 @@ def fill(
             return None
         values = cells.grid(*nodes)
         seen = np.array([cells[point].loss for point in (*points, *held)])
-        if not np.isfinite(seen).all():
-            return Filled(None, _refused(best, "some losses are not finite"))
-        best = min((_compared(cells, held, nodes, of, tol) for of in _transforms(seen)), key=lambda found: found.error)
+        if not np.isfinite(seen).all() or (scale == "log loss" and (seen <= 0).any()):
+            return Filled(None, _refused(best, "some losses are not finite, or have no logarithm"))
+        best = min((_compared(cells, held, nodes, of, best) for of in _transforms(seen)), key=lambda found: found.error)
         if best.error <= tol:
             fresh, taken = drawn[taken : taken + count], min(total, taken + count)
             if not evaluate(fresh):
                 return None
             if all(math.isfinite(cells[point].loss) for point in fresh):
-                decided = _compared(cells, fresh or held, nodes, best.of, tol)
+                decided = _compared(cells, fresh or held, nodes, best.of, best)
                 if decided.error <= tol:
                     return Filled(_filled(cells, xs, ys, nodes, best.of), decided)
             held = [*held, *fresh]
@@ -124,7 +136,7 @@ def fill(
 
 
 def _refused(found: Interpolation, reason: str) -> Interpolation:
-    return Interpolation(False, reason, found.nodes, found.of, found.tol, found.error, found.rms, found.checked)
+    return replace(found, accepted=False, reason=reason)
 
 
 def _nodes(grid: Sequence[float], count: int) -> list[float]:
@@ -167,15 +179,27 @@ def _loss_at(cells: Cells, nodes: tuple[list[float], list[float]], of: Transform
 
 
 def _compared(
-    cells: Cells, points: Sequence[Point], nodes: tuple[list[float], list[float]], of: Transform, tol: float
+    cells: Cells,
+    points: Sequence[Point],
+    nodes: tuple[list[float], list[float]],
+    of: Transform,
+    asked: Interpolation,
 ) -> Interpolation:
+    """Return how far an interpolant is off at points; an infinite difference where it has no logarithm."""
     true = np.array([cells[point].loss for point in points])
-    known = np.concatenate([true, cells.grid(*nodes)[0].ravel()])
-    scale = float(np.ptp(known)) or 1.0
+    found, known = _loss_at(cells, nodes, of, points), cells.grid(*nodes)[0].ravel()
+    if asked.scale == "log loss":
+        with np.errstate(invalid="ignore", divide="ignore"):
+            found, true, known = np.log(found), np.log(true), np.log(known)
+        found = np.where(np.isnan(found), -np.inf, found)
+    spread = float(np.ptp(np.concatenate([true, known]))) or 1.0
     with np.errstate(over="ignore"):
-        off = np.abs(_loss_at(cells, nodes, of, points) - true) / scale
-    sizes = len(nodes[0]), len(nodes[1])
-    return Interpolation(True, "", sizes, of, tol, float(off.max()), float(np.sqrt((off**2).mean())), len(points))
+        off = np.abs(found - true) / spread
+    rms = float(np.sqrt((off**2).mean()))
+    return replace(
+        asked, accepted=True, reason="", nodes=(len(nodes[0]), len(nodes[1])), of=of, error=float(off.max()), rms=rms,
+        checked=len(points),
+    )  # fmt: skip
 
 
 def _filled(
@@ -188,6 +212,8 @@ def _filled(
     found = np.stack([along @ part @ across.T for part in (loss, values[1], values[2])])
     if of == "log loss":
         found[0] = np.exp(found[0])
+    elif (values[0] >= 0).all():
+        found[0] = np.maximum(found[0], 0)
     found[1], found[2] = np.clip(found[1], 0, 1), np.maximum(found[2], 0)
     known = cells.grid(xs, ys)
     here = np.array([[(a, b) in cells for a in xs] for b in ys])

@@ -30,7 +30,9 @@ class Displaced:
     def __init__(self, model: nn.Module, plane: Plane) -> None:
         params = dict(model.named_parameters())
         moving = [i for i in range(len(plane.names)) if any(bool(axis[i].any()) for axis in plane.axes)]
+        self.plane = plane
         self._model = model
+        self._names = [plane.names[i] for i in moving]
         self._params = [params[plane.names[i]] for i in moving]
         self._own = [p.data for p in model.parameters()]
         self._start: Vec = [p.detach() for p in self._params]
@@ -39,6 +41,11 @@ class Displaced:
         self._statistics = _Statistics(model, plane)
         self.form = torch.contiguous_format
         self.store(self.form)
+
+    @property
+    def start(self) -> dict[str, Tensor]:
+        """The parameters at w that move, by name."""
+        return dict(zip(self._names, self._start, strict=True))
 
     def store(self, form: torch.memory_format) -> None:
         """Keep weights of four axes in a memory format; go back to w."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from sharpkit.diagnostics import chebyshev
 from sharpkit.diagnostics.cells import Cells
-from sharpkit.diagnostics.chebyshev import Interpolation
+from sharpkit.diagnostics.chebyshev import Interpolation, Transform
 from sharpkit.diagnostics.surface import Point, Surface
 
 Array = NDArray[np.float64]
@@ -39,15 +39,16 @@ class Filling:
         self.interpolated: NDArray[np.bool_] = np.zeros_like(self.known)
         self._surface, self._cells, self._xs, self._ys, self._watch = surface, cells, xs, ys, watch
 
-    def run(self, tol: float | None) -> None:
+    def run(self, tol: float | None, scale: Transform = "loss") -> None:
         """Fill the grid.
 
         Args:
             tol: Interpolate within this part of the surface's range; None evaluates every cell.
+            scale: What that range is of.
         """
         filled = None
         if tol is not None:
-            filled = chebyshev.fill(self._cells, self._xs, self._ys, tol, self._points)
+            filled = chebyshev.fill(self._cells, self._xs, self._ys, tol, self._points, scale=scale)
             self.interpolation = filled.how if filled is not None else None
         if filled is None or filled.values is None:
             missing = self._cells.missing(self._xs, self._ys)

@@ -15,6 +15,7 @@ from sharpkit.core.precision import Mode
 from sharpkit.core.task import Batch, LossFunction, Task
 from sharpkit.diagnostics.cells import Cells
 from sharpkit.diagnostics.centre import CentreCheck, Slope, exact_slopes, fitted_slopes
+from sharpkit.diagnostics.chebyshev import Transform
 from sharpkit.diagnostics.convexity import convexity as convexity_of
 from sharpkit.diagnostics.directions import Ignore, Norm
 from sharpkit.diagnostics.filling import Filling, Watch
@@ -50,6 +51,7 @@ def landscape(
     chunk: int | None = None,
     check: bool = True,
     adaptive: float | None = None,
+    adaptive_scale: Transform = "loss",
     convex: int = 0,
     cells: Cells | None = None,
     watch: Watch | None = None,
@@ -75,6 +77,7 @@ def landscape(
         check: Whether slope and curvature at the centre are compared with derivatives.
         adaptive: Largest error, relative to the surface's range, of a surface from fewer evaluations; see
             `sharpkit.diagnostics.chebyshev`. None evaluates every cell, as where it is not smooth enough.
+        adaptive_scale: `log loss` compares logarithms, as a picture with a logarithmic scale needs it.
         convex: Points along each axis at which the extreme eigenvalues of the Hessian are computed too; costly.
         cells: Points that are known already; gets those that are evaluated, as they come.
         watch: Called after every point; may stop it, and what is there then is returned.
@@ -104,10 +107,10 @@ def landscape(
     with opened_surface(
         model, loss, given, plane, bn_mode=bn_mode, amp=amp, chunk=chunk, points=len(missing)
     ) as surface:
-        held.add((0.0, 0.0), surface.at(0.0))
+        held.add((0.0, 0.0), surface.centre)
         checked = _checked(surface, exact, (xs, ys)[:axes])
         filling = Filling(surface, held, xs, ys, watch)
-        filling.run(adaptive)
+        filling.run(adaptive, adaptive_scale)
         amp_error = _amp_error(surface, held, xs, ys) if amp != "off" else math.nan
     convexity = None
     if convex and not filling.stopped:

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from sharpkit.core.buffers import evaluating
 from sharpkit.core.precision import Mode, Precision
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors
+from sharpkit.diagnostics import tuning
 from sharpkit.diagnostics.displaced import Displaced, displaced
 from sharpkit.diagnostics.frozen import Frozen, frozen
 from sharpkit.diagnostics.plane import Plane
 from sharpkit.diagnostics.reductions import wide
+from sharpkit.diagnostics.stacked import Stacked
 from sharpkit.diagnostics.statistics import recompute
 from sharpkit.errors import DivergedError, InputError, UsageError
 
@@ -30,15 +32,6 @@ Point = tuple[float, float]
 
 _EQUAL = 1e-6
 """How far the loss at the centre may be from the checkpoint's, absolutely or relative to it."""
-
-_CACHED_CHUNKS = (64, 32, 128, 256)
-"""Samples of a pass that are tried on a CPU with convolutions: activations of more do not fit its caches."""
-
-_CHUNKS = (512, 128, 2048)
-"""The same elsewhere."""
-
-_ROUNDS, _CLEARLY_FASTER, _MEASURING = 3, 0.95, 0.03
-"""Timings of each choice; which ratio makes another one better; the part of the work that measuring may take."""
 
 _FEW = 8
 """Samples that the model is looked at with."""
@@ -82,7 +75,7 @@ class Surface:
         bn_mode: BnMode,
         amp: Mode,
     ) -> None:
-        self.checkpoint = Cell(math.nan, math.nan, math.nan)
+        self.checkpoint = self.centre = Cell(math.nan, math.nan, math.nan)
         self.notes: list[str] = []
         self.samples = sum(batch.size for batch in batches)
         self.chunk = max(batch.size for batch in batches)
@@ -92,6 +85,8 @@ class Surface:
         self._precision = Precision(amp, device)
         self._sums = torch.zeros(3, dtype=wide(device), device=device)
         self._chunks = list(batches)
+        self.together = 1
+        self.stackable = bn_mode == "eval" and not moved.plane.buffers
 
     @property
     def form(self) -> torch.memory_format:
@@ -103,7 +98,8 @@ class Surface:
         """How points are evaluated, in words."""
         form = "channels last" if self.form is torch.channels_last else "usual memory format"
         folded = f", {len(self._folds.pairs)} batch norms folded" if self._folds.pairs else ""
-        return f"chunks of {self.chunk}, {form}{folded}"
+        together = f", {self.together} points at once" if self.together > 1 else ""
+        return f"chunks of {self.chunk}, {form}{folded if self.together == 1 else ''}{together}"
 
     def at(self, a: float, b: float = 0.0) -> Cell:
         """Return loss and accuracy at w + a d1 + b d2."""
@@ -115,10 +111,26 @@ class Surface:
         self._folds.refresh()
         return self._pass()
 
-    def many(self, points: Iterable[Point]) -> Iterator[tuple[Point, Cell]]:
-        """Yield the cells of points, in their order."""
-        for a, b in points:
-            yield (a, b), self.at(a, b)
+    def many(self, points: Sequence[Point]) -> Iterator[tuple[Point, Cell]]:
+        """Yield the cells of points, in their order, as many at a time as `together` says."""
+        if self.together == 1:
+            yield from ((point, self.at(*point)) for point in points)
+            return
+        for start in range(0, len(points), self.together):
+            group = points[start : start + self.together]
+            yield from zip(group, self.at_once(group), strict=True)
+
+    def at_once(self, points: Sequence[Point]) -> list[Cell]:
+        """Return the cells of points that are evaluated in one pass; batch norm uses its stored statistics."""
+        self._moved.move(0.0)
+        stacked = Stacked(self._model, self._moved.start, self._moved.plane, self._sums_of)
+        folding, self._folds.active = self._folds.active, False
+        try:
+            with torch.no_grad(), self._precision.autocast():
+                totals = cast("list[list[float]]", stacked.totals(points, self._chunks).tolist())
+        finally:
+            self._folds.active = folding
+        return [_cell(total, squares, hits, self.samples) for total, squares, hits in totals]
 
     @contextmanager
     def precise(self) -> Generator[None]:
@@ -151,29 +163,35 @@ class Surface:
             self._folds.refresh()
         first = self._batches[0]
         one = [_inputs_formed(first.select_range(0, min(chunk, first.size)), form)]
-        start = time.perf_counter()
+        # On a CPU the time that other programs take does not count.
+        clock = time.process_time if self._sums.device.type == "cpu" else time.perf_counter
+        start = clock()
         self._pass(one)
-        return (time.perf_counter() - start) / one[0].size
+        return (clock() - start) / one[0].size
 
     def _pass(self, chunks: Sequence[Batch] | None = None) -> Cell:
         self._sums.zero_()
         # Not inference_mode: what a model caches in it cannot be used in training afterwards.
         with torch.no_grad(), self._precision.autocast():
             for chunk in self._chunks if chunks is None else chunks:
-                outputs = self._task.outputs(chunk)
-                self._sums += _sums_of(self._task, outputs, chunk, self._sums)
+                self._sums += self._sums_of(chunk)
         total, squares, hits = cast("list[float]", self._sums.tolist())
         return _cell(total, squares, hits, self.samples)
 
-
-def _sums_of(task: Task, outputs: Tensor, batch: Batch, like: Tensor) -> Tensor:
-    """Return the sums of losses, of their squares, and of samples classified right or NaN, (3,)."""
-    losses = task.losses(outputs if outputs.dtype == torch.float64 else outputs.float(), batch).to(like.dtype)
-    hits = torch.full((), math.nan, dtype=like.dtype, device=like.device)
-    targets: Any = batch.targets
-    if isinstance(targets, Tensor) and targets.dim() == 1 and outputs.dim() == 2 and not targets.is_floating_point():
-        hits = (outputs.argmax(1) == targets).sum().to(like.dtype)
-    return torch.stack([losses.sum(), losses.square().sum(), hits])
+    def _sums_of(self, batch: Batch) -> Tensor:
+        """Return the sums of losses, of their squares, and of samples classified right or NaN, (3,)."""
+        outputs, like = self._task.outputs(batch), self._sums
+        losses = self._task.losses(outputs if outputs.dtype == torch.float64 else outputs.float(), batch).to(like.dtype)
+        hits = torch.full((), math.nan, dtype=like.dtype, device=like.device)
+        targets: Any = batch.targets
+        if (
+            isinstance(targets, Tensor)
+            and targets.dim() == 1
+            and outputs.dim() == 2
+            and not targets.is_floating_point()
+        ):
+            hits = (outputs.argmax(1) == targets).sum().to(like.dtype)
+        return torch.stack([losses.sum(), losses.square().sum(), hits])
 
 
 def _cell(total: float, squares: float, hits: float, samples: int) -> Cell:
@@ -248,40 +266,12 @@ def opened_surface(
         folds = stack.enter_context(frozen(model, task, few, torch.bfloat16 if amp == "bf16" else None))
         surface = Surface(task, model, given, moved, folds, bn_mode, amp)
         surface.checkpoint = checkpoint
-        choose(surface, model, chunk, points)
+        tuning.choose(surface, model, chunk, points)
         if amp == "off":
             _check_centre(surface)
+        else:
+            surface.centre = surface.at(0.0)
         yield surface
-
-
-def choose(surface: Surface, model: nn.Module, chunk: int | None, points: int) -> None:
-    """Choose memory format and samples of a pass by timing a few, as long as that pays.
-
-    Args:
-        surface: Is told to use them.
-        model: Of the surface.
-        chunk: Samples of a pass; None measures.
-        points: How many are going to be evaluated.
-    """
-    images = any(isinstance(module, nn.Conv2d) for module in model.modules())
-    cached = images and next(model.parameters()).device.type == "cpu"
-    usual, last = torch.contiguous_format, torch.channels_last
-    sizes = [chunk] if chunk is not None else list(_CACHED_CHUNKS if cached else _CHUNKS)
-    best = (last if images else usual, sizes[0])
-    surface.seconds(*best)  # the first pass of all fetches memory
-    second = surface.seconds(*best)
-    allowed = _MEASURING * points * surface.samples * second
-    candidates = [(usual, sizes[0])] if images else []
-    candidates += [(None, size) for size in sizes[1:] if size <= surface.samples]
-    for form, size in candidates:
-        other = (form or best[0], size)
-        allowed -= 2 * _ROUNDS * size * second
-        if allowed < 0:
-            break
-        times: list[tuple[float, float]] = [(surface.seconds(*best), surface.seconds(*other)) for _ in range(_ROUNDS)]
-        if min(t for _, t in times) < _CLEARLY_FASTER * min(t for t, _ in times):
-            best = other
-    surface.use(*best)
 
 
 def _check_centre(surface: Surface) -> None:
@@ -291,7 +281,8 @@ def _check_centre(surface: Surface) -> None:
         if plain:
             surface.plainly()
             surface.notes.append("evaluated plainly: folded batch norm or another memory format changed the loss")
-        found = surface.at(0.0).loss
+        surface.centre = surface.at(0.0)
+        found = surface.centre.loss
         if abs(found - wanted) <= _EQUAL * max(1.0, abs(wanted)):
             return
     raise InputError(

@@ -228,7 +228,11 @@ def _surface(axis: Any, result: LandscapeResult, scale: Scale) -> None:
     axis.set_xlabel("a", fontsize=8, labelpad=-6)
     axis.set_ylabel("b", fontsize=8, labelpad=-6)
     axis.tick_params(labelsize=6, pad=-2)
-    ticks = MaxNLocator(5).tick_values(low, high)
+    ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
+    if scale.log and math.floor(high) > math.ceil(low):
+        ticks = [float(power) for power in range(math.ceil(low), math.floor(high) + 1)]
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.yaxis.set_major_locator(MaxNLocator(4))
     axis.zaxis.set_major_locator(FixedLocator([tick for tick in ticks if low <= tick <= high]))
     if scale.log:
         axis.zaxis.set_major_formatter(FuncFormatter(_short_power))

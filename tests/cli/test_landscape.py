@@ -132,7 +132,7 @@ def test_profiles_and_interpolation(sharpkit, run_dir):
 
 
 def test_the_path_of_a_run(sharpkit, run_dir):
-    done = sharpkit("landscape", run_dir, *FAST[:4], "--dirs", "pca", "--json", "--no-check")
+    done = sharpkit("landscape", run_dir, *FAST[:4], "--dirs", "pca", "--json", "--no-check", "--adaptive", "0.05")
     (result,) = done.json["results"]
     marks = result["directions"]["checkpoints"]
     assert [m["name"] for m in marks] == ["epoch-1", "epoch-2", "epoch-3", "epoch-4", "ckpt"]

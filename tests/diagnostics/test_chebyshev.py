@@ -16,7 +16,7 @@ from tests.diagnostics.support import net, samples
 X, Y = np.linspace(-1, 1, 50).tolist(), np.linspace(-1, 2, 40).tolist()
 
 
-def filled(function, tol=0.01, xs=X, ys=Y):
+def filled(function, tol=0.01, xs=X, ys=Y, **options):
     """Fill a grid with a function of a and b; return what came of it, the cells, and the true grid."""
     cells = Cells()
 
@@ -26,7 +26,7 @@ def filled(function, tol=0.01, xs=X, ys=Y):
         return True
 
     true = np.array([[function(a, b) for a in xs] for b in ys])
-    return fill(cells, xs, ys, tol, evaluate), cells, true
+    return fill(cells, xs, ys, tol, evaluate, **options), cells, true
 
 
 def test_the_matrix_interpolates_as_numpy_does():
@@ -55,6 +55,23 @@ def test_the_logarithm_is_interpolated_where_that_is_better():
     np.testing.assert_allclose(found.values[0], true, rtol=1e-9)
 
 
+def test_a_logarithmic_picture_needs_the_logarithm_to_agree():
+    def valley(a, b):
+        return 2e-2 + abs(a) ** 3 + abs(b - 0.5) ** 3
+
+    def off(found, true):
+        return np.abs(np.log(np.maximum(found.values[0], 1e-9)) - np.log(true)).max() / np.ptp(np.log(true))
+
+    loose, few, true = filled(valley)
+    tight, more, _ = filled(valley, scale="log loss")
+    assert loose.how.accepted
+    assert off(loose, true) > 0.01
+    assert tight.how.accepted
+    assert off(tight, true) <= 0.01
+    assert len(more) > len(few)
+    assert filled(lambda a, b: a, scale="log loss")[0].values is None
+
+
 def test_axes_are_refined_on_their_own():
     found, _, true = filled(lambda a, b: 2 + math.sin(9 * a) + 0.1 * b, tol=1e-3)
     assert found.how.nodes == (17, 5)
@@ -67,7 +84,7 @@ def test_what_is_rough_or_not_finite_is_given_up():
     assert "not smooth" in found.how.reason
     assert found.how.error > 0.01
     found, _, _ = filled(lambda a, b: math.nan if a > 0.5 else a)
-    assert (found.values, found.how.reason) == (None, "some losses are not finite")
+    assert (found.values, found.how.reason) == (None, "some losses are not finite, or have no logarithm")
     found, cells, _ = filled(lambda a, b: a, xs=X[:5], ys=Y[:5])
     assert found.values is None
     assert len(cells) <= 25

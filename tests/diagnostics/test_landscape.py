@@ -95,6 +95,35 @@ def test_every_point_is_the_networks_own_loss(kind):
     assert found.checkpoint.accuracy == pytest.approx(float((model(x).argmax(1) == y).double().mean()))
 
 
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "layer-norm"])
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_many_points_at_once_are_the_same(kind, amp):
+    """What accelerators do, here on the CPU."""
+    model, (x, y) = net(kind).float(), samples(kind)
+    plane = random_plane(model, seed=1)
+    wanted = [(a, b) for b in Y.tolist() for a in X.tolist()]
+    with opened_surface(model, F.cross_entropy, uneven(x.float(), y), plane, amp=amp) as surface:
+        each = list(surface.many(wanted))
+        surface.together = 7
+        together = list(surface.many(wanted))
+        assert "7 points at once" in surface.how
+        assert surface.stackable
+    assert [point for point, _ in together] == wanted
+    tolerance = 2e-6 if amp == "off" else 0.05
+    for (_, a), (_, b) in zip(each, together, strict=True):
+        assert (b.loss, b.error) == pytest.approx((a.loss, a.error), rel=tolerance)
+        assert b.accuracy == a.accuracy or amp == "bf16"
+
+
+def test_many_points_at_once_in_double_precision():
+    model, (x, y) = net("cnn").eval(), samples()
+    plane = random_plane(model, ignore="none", seed=1)
+    with opened_surface(model, F.cross_entropy, uneven(x, y), plane) as surface:
+        cells = surface.at_once([(a, b) for b in Y for a in X])
+    found = np.array([cell.loss for cell in cells]).reshape(len(Y), len(X))
+    np.testing.assert_allclose(found, points(model, x, y, plane, X, Y), rtol=1e-12)
+
+
 def test_an_even_grid_never_hits_the_centre_which_is_evaluated_all_the_same():
     model, (x, y) = net("mlp"), samples()
     even = landscape(model, F.cross_entropy, [(x, y)], x=np.linspace(-1, 1, 4), y=np.linspace(-1, 1, 4))

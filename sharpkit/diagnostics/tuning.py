@@ -1,0 +1,103 @@
+"""How the points of a surface are evaluated fastest on this machine, by short measurements."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import nn
+
+_CACHED_CHUNKS = (64, 128, 32, 512)
+"""Samples of a pass that are tried on a CPU with convolutions: activations of more may not fit its caches."""
+
+_CHUNKS = (512, 128, 2048)
+"""The same elsewhere."""
+
+_ROUNDS, _CLEARLY_FASTER, _MEASURING = 3, 0.97, 0.05
+"""Timings of each choice; which ratio makes another one better; the part of the work that measuring may take."""
+
+_TOGETHER = (8, 32)
+"""Points that are tried in one pass on an accelerator."""
+
+
+class Timed(Protocol):
+    """What is asked of a surface."""
+
+    together: int
+    stackable: bool
+
+    @property
+    def samples(self) -> int:
+        """Of a point."""
+        ...
+
+    def seconds(self, form: torch.memory_format, chunk: int) -> float:
+        """Return the time of a pass, a sample."""
+        ...
+
+    def use(self, form: torch.memory_format, chunk: int) -> None:
+        """Evaluate so from now on."""
+        ...
+
+    def at(self, a: float, b: float = 0.0) -> object:
+        """Evaluate a point."""
+        ...
+
+    def at_once(self, points: Sequence[tuple[float, float]]) -> object:
+        """Evaluate several points in one pass."""
+        ...
+
+
+def choose(surface: Timed, model: nn.Module, chunk: int | None, points: int) -> None:
+    """Choose memory format and samples of a pass by timing a few, as long as that pays.
+
+    Args:
+        surface: Is told to use them.
+        model: Of the surface.
+        chunk: Samples of a pass; None measures.
+        points: How many are going to be evaluated.
+    """
+    images = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    cached = images and next(model.parameters()).device.type == "cpu"
+    usual, last = torch.contiguous_format, torch.channels_last
+    sizes = [chunk] if chunk is not None else list(_CACHED_CHUNKS if cached else _CHUNKS)
+    best = (last if images else usual, sizes[0])
+    surface.seconds(*best)  # the first pass of all fetches memory
+    second = surface.seconds(*best)
+    allowed = _MEASURING * points * surface.samples * second
+    candidates = [(usual, sizes[0])] if images else []
+    candidates += [(None, size) for size in sizes[1:] if size <= surface.samples]
+    for form, size in candidates:
+        other = (form or best[0], size)
+        allowed -= _ROUNDS * (size + best[1]) * second
+        if allowed < 0:
+            break
+        times: list[tuple[float, float]] = [(surface.seconds(*best), surface.seconds(*other)) for _ in range(_ROUNDS)]
+        if min(t for _, t in times) < _CLEARLY_FASTER * min(t for t, _ in times):
+            best = other
+    surface.use(*best)
+    if next(model.parameters()).device.type != "cpu":
+        _stack(surface, points)
+
+
+def _stack(surface: Timed, points: int) -> None:
+    """Evaluate several points at once if that is faster, and the model and the memory allow it."""
+    surface.at(0.0)
+    start = time.perf_counter()
+    surface.at(0.0)
+    best = time.perf_counter() - start
+    for count in _TOGETHER if surface.stackable else ():
+        if count > points:
+            return
+        try:
+            surface.at_once([(0.0, 0.0)] * count)
+            start = time.perf_counter()
+            surface.at_once([(0.0, 0.0)] * count)
+        except (RuntimeError, NotImplementedError):  # an operation that vmap does not know, or no memory
+            return
+        taken = (time.perf_counter() - start) / count
+        if taken > _CLEARLY_FASTER * best:
+            return
+        surface.together, best = count, taken
