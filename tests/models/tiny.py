@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 
 import torch
 
@@ -15,10 +16,14 @@ def write_model(folder, classes=None, dropout=0.1, **options):
     Returns:
         What --model takes.
     """
-    from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n")
+    BertWordPieceTokenizer({word: i for i, word in enumerate(VOCABULARY)}).save(str(folder / "tokenizer.json"))
+    kind = {"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 128}
+    kind |= {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(kind))
     config = BertConfig(
         **{
             "vocab_size": len(VOCABULARY),
@@ -36,5 +41,4 @@ def write_model(folder, classes=None, dropout=0.1, **options):
     with torch.random.fork_rng(), contextlib.redirect_stderr(io.StringIO()):
         torch.manual_seed(1)
         (BertModel if classes is None else BertForSequenceClassification)(config).save_pretrained(folder)
-        BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     return f"hf:{folder}"
