@@ -217,13 +217,13 @@ def _judged(metrics: dict[str, float]) -> list[tuple[str, str]]:
     told = {"val": "validation", "train": "training"}
     rows: list[tuple[str, str]] = []
     for part in (*parts, *told):
+        if part == "val" and "test_score" in metrics:
+            rows.append(("test score", f"{metrics['test_score']:.4f}"))
         for name, metric in METRICS.items():
             if f"{part}_{name}" in metrics:
                 title = f"{told.get(part, part.replace('_', ' '))} {metric.title}"
                 value = metrics[f"{part}_{name}"]
                 rows.append((title, _percent(value) if name == "acc" else f"{value:.4f}"))
-    if "test_score" in metrics:
-        rows.append(("test score, the mean of these", f"{metrics['test_score']:.4f}"))
     return rows
 
 
