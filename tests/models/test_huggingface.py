@@ -183,6 +183,44 @@ def test_a_missing_library_is_told_with_its_remedy(folder, monkeypatch):
         huggingface(f"hf:{folder}", (5,), 2)
 
 
+BERT_LIKE = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+BART_LIKE = {f"{part}_{what}": n for part in ("encoder", "decoder") for what, n in (("layers", 1), ("ffn_dim", 32))}
+OTHERS = {
+    "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32},
+    "roberta": {**BERT_LIKE, "max_position_embeddings": 130},
+    "albert": {**BERT_LIKE, "embedding_size": 8},
+    "electra": {**BERT_LIKE, "embedding_size": 8},
+    "deberta-v2": BERT_LIKE,
+    "modernbert": {**BERT_LIKE, "cls_token_id": 2, "sep_token_id": 3},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2},
+    "bart": {"d_model": 16, **BART_LIKE, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+}
+"""Encoders, a decoder, and two with both, whose embeddings are tied."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_kinds_of_models_ignore_padding_and_have_second_derivatives(kind, tmp_path):
+    import transformers
+
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3, "num_labels": 2}
+    config = transformers.AutoConfig.for_model(kind, **{**special, "vocab_size": len(VOCABULARY), **OTHERS[kind]})
+    transformers.AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    model = huggingface(f"hf:{tmp_path}", (8,), 2).eval()
+    assert notes_of(model) == ()
+    ids = torch.tensor([[2, 5, 7, 10, 3], [2, 6, 8, 9, 3]])
+    short = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    long = {name: functional.pad(value, (0, 3)) for name, value in short.items()}
+    torch.testing.assert_close(model(**long), model(**short), rtol=0, atol=1e-5)
+    params = list(model.parameters())
+    loss = functional.cross_entropy(model(**long), torch.tensor([0, 1]))
+    grads = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
+    square = sum((g * g).sum() for g in grads if g is not None)
+    found = torch.autograd.grad(square, params, allow_unused=True)
+    assert any(bool(h.any()) for h in found if h is not None)
+
+
 def test_the_tokenizer_is_that_of_the_folder(folder):
     made = tokenizer(f"hf:{folder}")
     ids = {word: i for i, word in enumerate(VOCABULARY)}
