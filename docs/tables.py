@@ -73,7 +73,7 @@ def datasets() -> str:
             source.what,
             f"{source.size.training:,}",
             f"{source.size.test:,}",
-            "x".join(map(str, source.size.shape)),
+            source.size.form,
             str(source.size.classes),
             _needs(source),
         )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sharpkit.core.task import Batch as Batch
     from sharpkit.core.task import Supervised as Supervised
     from sharpkit.core.task import Task as Task
+    from sharpkit.engine.metrics import glue_average as glue_average
     from sharpkit.recipes import RECIPES as RECIPES
     from sharpkit.recipes.grammar import parse as parse
     from sharpkit.recipes.optimizer import SharpnessAware as SharpnessAware
@@ -28,10 +29,22 @@ _HOMES = {
     "StepReport": "sharpkit.core.report",
     "Supervised": "sharpkit.core.task",
     "Task": "sharpkit.core.task",
+    "glue_average": "sharpkit.engine.metrics",
     "parse": "sharpkit.recipes.grammar",
 }
 
-__all__ = ["RECIPES", "Batch", "Rule", "SharpnessAware", "StepReport", "Supervised", "Task", "__version__", "parse"]
+__all__ = [
+    "RECIPES",
+    "Batch",
+    "Rule",
+    "SharpnessAware",
+    "StepReport",
+    "Supervised",
+    "Task",
+    "__version__",
+    "glue_average",
+    "parse",
+]
 
 
 def __getattr__(name: str) -> Any:

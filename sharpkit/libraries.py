@@ -9,12 +9,15 @@ import torch
 
 from sharpkit.errors import InputError, one_line
 
+_EXTRAS = {"torchvision": "vision", "timm": "timm", "transformers": "hf"}
+"""The extra that installs a library."""
+
 
 def imported(library: str, what: str) -> Any:
     """Return a library, or say what to do where it is missing or broken.
 
     Args:
-        library: `torchvision` or `timm`, or a module of theirs.
+        library: `torchvision`, `timm` or `transformers`, or a module of theirs.
         what: Needs it, for the message.
 
     Raises:
@@ -24,7 +27,7 @@ def imported(library: str, what: str) -> Any:
         import_module(library.partition(".")[0])  # first, because it says by itself that it is missing
         return import_module(library)
     except Exception as error:  # a torchvision that was built for another torch raises RuntimeError
-        missing = isinstance(error, ModuleNotFoundError) and error.name in ("torchvision", "timm")
+        missing = isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS
         culprit = "torchvision" if "torchvision" in str(error) else library  # timm imports torchvision
         state = f"{culprit}, which is not installed" if missing else f"{library}, which cannot be imported"
         told = "" if missing else f": {type(error).__name__}: {one_line(error)}"
@@ -33,8 +36,8 @@ def imported(library: str, what: str) -> Any:
 
 def _remedy(library: str, *, again: bool) -> str:
     """Return the command that installs a library; torchvision comes from where torch came from, or it does not load."""
-    if library == "timm":
-        return 'pip install "sharpkit[timm]"'
+    if library != "torchvision":
+        return f'pip install "sharpkit[{_EXTRAS[library]}]"'
     build = torch.__version__.partition("+")[2]
     words = ["pip install", "--force-reinstall --no-deps" if again else "", "torchvision"]
     words += [f"--index-url https://download.pytorch.org/whl/{build}"] if build else []

@@ -102,11 +102,12 @@ def _apart() -> dict[str, list[str]]:
 
 
 def _models() -> Table:
-    from sharpkit.models import MODELS
+    from sharpkit.models import FORMS, MODELS
     from sharpkit.models.describe import describe
 
     told = [(name, describe(name)) for name in MODELS]
-    return ("name", "parameters", "what it is"), [(name, str(d.parameters), d.what) for name, d in told]
+    rows = [(name, str(d.parameters), d.what) for name, d in told]
+    return ("name", "parameters", "what it is"), [*rows, *((form, "", what) for form, what in FORMS.items())]
 
 
 def _data(data_dir: str, *, brief: bool) -> Table:
@@ -115,7 +116,7 @@ def _data(data_dir: str, *, brief: bool) -> Table:
     from sharpkit.data.source import Access
 
     access = Access(Path(data_dir))
-    told = [(name, source, source.size, "x".join(map(str, source.size.shape))) for name, source in DATASETS.items()]
+    told = [(name, source, source.size, source.size.form) for name, source in DATASETS.items()]
     if brief:
         return ("name", "samples", "shape", "classes", "place"), [
             (name, f"{n.training}+{n.test}", shape, str(n.classes), _place(source, access))

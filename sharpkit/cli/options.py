@@ -24,7 +24,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "momentum",
         "nesterov",
     ),
-    "Data": ("data", "data_dir", "download", "label_noise", "noise_kind", "val_frac", "augment", "limit"),
+    "Data": ("data", "data_dir", "download", "label_noise", "noise_kind", "val_frac", "augment", "limit", "max_length"),
     "Model": ("model", "init", "partial", "trust_checkpoint"),
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
     "Numerics": ("amp", "tf32", "rng", "bn_stats"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +90,9 @@ class TrainProgress:
         if self._bar is not None:
             self._show(record["train_loss"], record["train_acc"], record["pct_sam"], record["samples_per_s"])
             return
-        held_out = f"  val {100 * record['val_acc']:.2f}%" if record["val_acc"] == record["val_acc"] else ""
         self._terminal.say(
-            f"epoch {record['epoch']}/{self._epochs}  loss {record['train_loss']:.4f}  "
-            f"acc {100 * record['train_acc']:.2f}%{held_out}  SAM {record['pct_sam']:.0f}%  "
+            f"epoch {record['epoch']}/{self._epochs}  loss {record['train_loss']:.4f}  {_judged(record)}"
+            f"SAM {record['pct_sam']:.0f}%  "
             f"{record['samples_per_s']:,.0f} samples/s  {record['seconds']:.1f} s"
         )
 
@@ -116,6 +116,20 @@ class TrainProgress:
             speed = self._bar.tasks[0].speed
             done = max(1, int(self._bar.tasks[0].completed))
             rate = (speed or 0.0) * self._samples / done
-        parts = [f"loss {loss:.3f}", f"acc {100 * accuracy:.1f}%", f"SAM {pct_sam:.0f}%"]
+        hits = [f"acc {100 * accuracy:.1f}%"] if accuracy == accuracy else []
+        parts = [f"loss {loss:.3f}", *hits, f"SAM {pct_sam:.0f}%"]
         parts.append(f"{rate:,.0f}/s" if self._narrow else f"{rate:,.0f} samples/s")
         self._bar.update(self._task, values=(" " if self._narrow else "  ").join(parts))
+
+
+def _judged(record: dict[str, Any]) -> str:
+    """Return an epoch's accuracies and other metrics, those that there are."""
+    from sharpkit.engine.metrics import METRICS
+
+    told = [
+        f"{name} {100 * record[key]:.2f}%  "
+        for name, key in (("acc", "train_acc"), ("val", "val_acc"))
+        if record[key] == record[key]
+    ]
+    values = [(f"val {name}", record.get(f"val_{name}", math.nan)) for name in METRICS if name != "acc"]
+    return "".join([*told, *(f"{name} {value:.4f}  " for name, value in values if value == value)])

@@ -192,9 +192,7 @@ def _summary(result: TrainResult) -> list[tuple[str, str]]:
     metrics, cost = result.metrics, result.cost
     steps = cost["steps"]
     rows = [
-        ("test accuracy", _percent(metrics["test_acc"])),
-        ("validation accuracy", _percent(metrics["val_acc"])),
-        ("training accuracy", _percent(metrics["train_acc"])),
+        *_judged(metrics),
         ("test loss", f"{metrics['test_loss']:.4f}"),
         ("steps with perturbation", f"{metrics['pct_sam']:.1f}%"),
         ("gradients", f"{cost['grads']:g} ({cost['grads'] / steps:.2f} a step)"),
@@ -204,9 +202,28 @@ def _summary(result: TrainResult) -> list[tuple[str, str]]:
         *[(text, f"{metrics[name]:.4g}") for name, text in NOTES.items() if name in metrics],
         ("checkpoint", result.checkpoint),
     ]
-    if "best_test_acc" in metrics:
-        best = f"{_percent(metrics['best_test_acc'])} (validation {_percent(metrics['best_val_acc'])})"
-        rows.insert(1, ("test accuracy of best.pt", best))
+    for kind, told in (("acc", "accuracy"), ("score", "score")):
+        if f"best_test_{kind}" in metrics:
+            found = [_percent(metrics[f"best_{part}_{kind}"]) for part in ("test", "val")]
+            rows.insert(1, (f"test {told} of best.pt", f"{found[0]} (validation {found[1]})"))
+    return rows
+
+
+def _judged(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    """Return what the data are judged by: of tests, of further tests by their names, of validation and training."""
+    from sharpkit.engine.metrics import METRICS
+
+    parts = [key.removesuffix("_loss") for key in metrics if key.startswith("test") and key.endswith("_loss")]
+    told = {"val": "validation", "train": "training"}
+    rows: list[tuple[str, str]] = []
+    for part in (*parts, *told):
+        if part == "val" and "test_score" in metrics:
+            rows.append(("test score", f"{metrics['test_score']:.4f}"))
+        for name, metric in METRICS.items():
+            if f"{part}_{name}" in metrics:
+                title = f"{told.get(part, part.replace('_', ' '))} {metric.title}"
+                value = metrics[f"{part}_{name}"]
+                rows.append((title, _percent(value) if name == "acc" else f"{value:.4f}"))
     return rows
 
 

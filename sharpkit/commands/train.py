@@ -34,9 +34,9 @@ ROOT = Path("runs")
 class TrainResult:
     """What a run gave.
 
-    Accuracies are fractions in [0, 1]; losses are means per sample without label smoothing, but for the training loss,
-    which is the one that was minimised. `config` has every choice made, `asked` what differs from the defaults and was
-    asked for.
+    Accuracies and other metrics are fractions, not percent; losses are means per sample without label smoothing, but
+    for the training loss, which is the one that was minimised. `config` has every choice made, `asked` what differs
+    from the defaults and was asked for.
     """
 
     run_dir: str
@@ -181,16 +181,19 @@ def _train(fit: Fit) -> TrainResult:
 
 def _result(fit: Fit) -> TrainResult:
     session, counters = fit.session, fit.session.optimizer.counters()
-    test = evaluate(session.model, session.test_task, session.splits.test)
     metrics = {key: float(fit.last[key]) for key in ("train_loss", "train_acc", "val_loss", "val_acc", "pct_sam")}
-    metrics |= {"test_loss": test.loss, "test_acc": test.accuracy, "epochs": float(session.config.epochs)}
+    metrics |= {f"val_{name}": float(fit.last[f"val_{name}"]) for name in session.dataset.metrics}
+    metrics |= {**_tested(session), "epochs": float(session.config.epochs)}
+    if session.dataset.regression:
+        metrics = {name: value for name, value in metrics.items() if not name.endswith("_acc")}
     metrics |= {name: float(fit.last[name]) for name in NOTES if name in fit.last}
     metrics |= {name: float(value) for name, value in fit.probed.items()}
     files = [fit.run.checkpoint, fit.run.config, fit.run.path / "env.json", fit.run.metrics, fit.run.summary]
     best = fit.run.path / "best.pt"
     if session.config.save_every == "best" and best.is_file():
-        metrics["best_val_acc"] = fit.best
-        metrics["best_test_acc"] = _score_of(best, session)
+        judged = "acc" if session.dataset.metrics == ("acc",) else "score"
+        metrics[f"best_val_{judged}"] = fit.best
+        metrics[f"best_test_{judged}"] = _score_of(best, session)
         files.append(best)
     files += sorted(fit.run.path.glob("epoch-*.pt"))
     steps = counters["steps"]
@@ -219,12 +222,30 @@ def _result(fit: Fit) -> TrainResult:
     )
 
 
+def _tested(session: Session) -> dict[str, float]:
+    """Return loss and metrics on the test samples; those of further ones have their names in the middle.
+
+    `test_score` is the mean of what the data set is judged by, where that is more than one accuracy.
+    """
+    found: dict[str, float] = {}
+    mains: list[float] = []
+    for name, part in (("test", session.splits.test), *session.splits.further.items()):
+        score = evaluate(session.model, session.test_task, part, session.dataset.metrics)
+        key = name if name == "test" else f"test_{name}"
+        found |= {f"{key}_loss": score.loss, f"{key}_acc": score.accuracy}
+        found |= {f"{key}_{metric}": value for metric, value in score.named.items()}
+        mains.append(score.main)
+    if len(mains) > 1 or session.dataset.metrics != ("acc",):
+        found["test_score"] = sum(mains) / len(mains)
+    return found
+
+
 def _score_of(path: Path, session: Session) -> float:
-    """Return the test accuracy of a stored model, leaving the session's model as it is."""
+    """Return the test score of a stored model, leaving the session's model as it is."""
     kept = {name: value.clone() for name, value in session.model.state_dict().items()}
     try:
         load_state(session.model, checkpoint.load(path)["model"], str(path))
-        return evaluate(session.model, session.test_task, session.splits.test).accuracy
+        return evaluate(session.model, session.test_task, session.splits.test, session.dataset.metrics).main
     finally:
         session.model.load_state_dict(kept)
 

@@ -83,6 +83,11 @@ class Batch:
             raise UsageError("a batch needs tensors with samples along the first axis", "give (inputs, targets)")
         return first.shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return next(tensors(self.inputs)).device
+
     def select(self, rows: Tensor) -> Batch:
         """Return the samples at the positions `rows`, (b,) integers; they draw fresh randomness."""
         return Batch(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sharpkit.data.cifar import CIFAR10, CIFAR100
+from sharpkit.data.corpora import NEWSGROUPS, REUTERS8, VADER_MOVIE
 from sharpkit.data.digits import digits
 from sharpkit.data.fashion_mnist import FASHION_MNIST
 from sharpkit.data.folder import IMAGENET
+from sharpkit.data.glue import GLUE
 from sharpkit.data.mnist5k import mnist5k
 from sharpkit.data.source import Packaged, Size, Source
 from sharpkit.data.svhn import SVHN
@@ -18,4 +20,8 @@ DATASETS: dict[str, Source] = {
     "fashion-mnist": FASHION_MNIST,
     "svhn": SVHN,
     "imagenet": IMAGENET,
+    "vader-movie": VADER_MOVIE,
+    "reuters8": REUTERS8,
+    "20newsgroups": NEWSGROUPS,
+    **GLUE,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -28,12 +29,14 @@ class Dataset:
         name: For the run directory.
         train: Training samples, before a validation part is held out.
         test: Test samples.
-        classes: The number of classes.
+        classes: The number of classes; 1 where the targets are numbers to be predicted.
         pad: Pixels of padding of a random crop; 0 where cropping makes no sense.
         flip: Whether a mirrored image is of the same class.
         cutout: Side of the square that cutout blanks, in pixels.
         augment: What `--augment auto` means.
         mistaken: For every class the one that asymmetric label noise makes of it, itself for none; empty for the next.
+        metrics: What a model is judged by, names of `sharpkit.engine.metrics.METRICS`.
+        further: More test samples, by name, which a model is judged by too.
     """
 
     name: str
@@ -45,11 +48,21 @@ class Dataset:
     cutout: int = 0
     augment: Augmentation = "none"
     mistaken: tuple[int, ...] = ()
+    metrics: tuple[str, ...] = ("acc",)
+    further: Mapping[str, Part] = field(default_factory=dict[str, Part])
 
     @cached_property
     def checksum(self) -> int:
         """A number that changes with any sample, target or their order; of files, with their names and sizes."""
-        return self.test.checksum(self.train.checksum(0))
+        start = 0
+        for part in (self.train, self.test, *self.further.values()):
+            start = part.checksum(start)
+        return start
+
+    @property
+    def regression(self) -> bool:
+        """Whether the targets are numbers to be predicted and not classes."""
+        return self.classes == 1
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from sharpkit.core.task import Batch
 from sharpkit.data.augment import PLAIN, Augment, Normalise
-from sharpkit.data.part import Plan
+from sharpkit.data.part import Plan, in_order, in_order_that_fits
 from sharpkit.errors import InputError, one_line
 from sharpkit.libraries import imported
 
@@ -28,6 +28,7 @@ SIDE = 224
 _SHORTER_SIDE = 256  # that an image is shrunk to before the square is cut out of its middle
 _GRACE = 10.0  # seconds
 _PER_BATCH = 1_000_003
+_READ_AT_ONCE = 64  # by one process, where all images are wanted together
 _CPU = torch.device("cpu")
 
 
@@ -88,6 +89,16 @@ class ImageFiles:
             images = self.normalise(read.to(self.device, non_blocking=True))
             images = augment.blank(images, torch.Generator().manual_seed(seed))
             yield Batch(images, self.targets[rows].to(self.device), self.indices[rows].to(self.device))
+
+    def whole(self) -> Plan:
+        """Return the plan of all samples for a pass without gradients."""
+        return in_order_that_fits(self)
+
+    def together(self) -> Batch:
+        """Return all samples as one batch, read by several processes."""
+        read = list(self.batches(in_order(len(self), _READ_AT_ONCE)))
+        images, targets = torch.cat([b.inputs for b in read]), torch.cat([b.targets for b in read])
+        return Batch(images, targets, self.indices.to(self.device))
 
     def checksum(self, start: int) -> int:
         """Continue a CRC-32 with the names, sizes and classes of the files, in their order; nothing is read."""

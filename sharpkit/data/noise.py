@@ -42,9 +42,14 @@ def with_noise(
         UsageError: If there is no other class.
     """
     if round(fraction * len(targets)) and classes < 2:
-        raise UsageError("label noise needs at least two classes", "use --label-noise 0")
-    generator = torch.Generator().manual_seed(seed + 1)
+        raise UsageError(
+            f"label-noise is {fraction:g}, which needs at least two classes, the data have {classes}",
+            "use --label-noise 0",
+        )
     noisy = targets.clone()
+    if not round(fraction * len(targets)):
+        return noisy, 0
+    generator = torch.Generator().manual_seed(seed + 1)
     if kind == "asymmetric":
         other = torch.tensor(mistaken or [*range(1, classes), 0])
         rows = torch.nonzero(other[targets] != targets).flatten()

@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from sharpkit.core.task import Batch
+from sharpkit.core.task import Batch, Tree
 from sharpkit.data.augment import PLAIN, Augment
 from sharpkit.errors import UsageError
 
 Plan = Sequence[tuple[Tensor, int]]
 """For every batch the positions of its samples, (B,) on the CPU, and the seed of its augmentation."""
 
-_DRAWN_AT_ONCE = 64
+_AT_ONCE = 1024  # samples of a pass without gradients
+_NUMBERS = 2**25  # in their inputs, at most, so that large images fit beside the model
 
 
-class Part(Protocol):
-    """Samples for training, validation or testing, in a fixed order."""
-
-    @property
-    def targets(self) -> Tensor:
-        """Class numbers, (N,)."""
-        ...
-
-    @property
-    def indices(self) -> Tensor:
-        """Stable sample numbers, (N,)."""
-        ...
+class Batched(Protocol):
+    """Samples that batches are made of."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -37,6 +29,24 @@ class Part(Protocol):
         ...
 
     def __len__(self) -> int: ...
+
+    def batches(self, plan: Plan, augment: Augment = PLAIN) -> Iterator[Batch]:
+        """Yield the batches of a plan, augmented, as the model sees them."""
+        ...
+
+
+class Part(Batched, Protocol):
+    """Samples for training, validation or testing, in a fixed order."""
+
+    @property
+    def targets(self) -> Tensor:
+        """Class numbers, or numbers to be predicted, (N,)."""
+        ...
+
+    @property
+    def indices(self) -> Tensor:
+        """Stable sample numbers, (N,)."""
+        ...
 
     def take(self, rows: Tensor) -> Self:
         """Return the samples at the positions `rows`, (n,)."""
@@ -50,8 +60,12 @@ class Part(Protocol):
         """Return the samples so that their batches are on a device."""
         ...
 
-    def batches(self, plan: Plan, augment: Augment = PLAIN) -> Iterator[Batch]:
-        """Yield the batches of a plan, augmented, as the model sees them."""
+    def whole(self) -> Plan:
+        """Return the plan of all samples, in any order, for a pass without gradients."""
+        ...
+
+    def together(self) -> Batch:
+        """Return all samples as one batch, not augmented."""
         ...
 
     def checksum(self, start: int) -> int:
@@ -60,7 +74,7 @@ class Part(Protocol):
 
 
 def in_order(count: int, size: int) -> Plan:
-    """Return the plan of `count` samples in batches of `size`, as they come."""
+    """Return the plan of `count` samples in batches of `size`, as they come, not augmented."""
     return _seedless(torch.arange(count), size)
 
 
@@ -84,7 +98,21 @@ def at_random(samples: int, size: int, batches: int, generator: torch.Generator,
     return plan[:batches]
 
 
-def drawn(part: Part, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _seedless(rows: Tensor, size: int) -> Plan:
+    return [(rows[start : start + size], 0) for start in range(0, len(rows), size)]
+
+
+def in_order_that_fits(part: Batched) -> Plan:
+    """Return the plan of all samples as they come, in batches as large as their inputs allow."""
+    return in_order(len(part), max(1, min(_AT_ONCE, _NUMBERS // max(1, math.prod(part.shape)))))
+
+
+def as_one_batch(part: Batched) -> Batch:
+    """Return all samples as one batch, not augmented."""
+    return next(iter(part.batches(in_order(len(part), len(part)))))
+
+
+def drawn(part: Part, count: int, generator: torch.Generator) -> tuple[Tree, Tensor]:
     """Return that many samples without replacement, not augmented; all of them where there are fewer.
 
     Args:
@@ -95,11 +123,5 @@ def drawn(part: Part, count: int, generator: torch.Generator) -> tuple[Tensor, T
     Returns:
         Inputs (n, ...) and targets (n,).
     """
-    rows = torch.randperm(len(part), generator=generator)[:count]
-    batches = list(part.batches(_seedless(rows, _DRAWN_AT_ONCE)))
-    return torch.cat([batch.inputs for batch in batches]), torch.cat([batch.targets for batch in batches])
-
-
-def _seedless(rows: Tensor, size: int) -> Plan:
-    """Return the plan of batches of samples that are not augmented."""
-    return [(rows[start : start + size], 0) for start in range(0, len(rows), size)]
+    batch = part.take(torch.randperm(len(part), generator=generator)[:count]).together()
+    return batch.inputs, batch.targets

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpkit.core.task import Batch
 from sharpkit.data.augment import PLAIN, Augment, Normalise
-from sharpkit.data.part import Plan
+from sharpkit.data.part import Plan, as_one_batch, in_order_that_fits
 from sharpkit.errors import InputError, one_line
 
 
@@ -63,6 +63,14 @@ class Samples:
             if self.normalise is not None:
                 inputs = self.normalise(inputs)
             yield Batch(augment.blank(inputs, generator), picked.targets, picked.indices)
+
+    def whole(self) -> Plan:
+        """Return the plan of all samples for a pass without gradients."""
+        return in_order_that_fits(self)
+
+    def together(self) -> Batch:
+        """Return all samples as one batch."""
+        return as_one_batch(self)
 
     def checksum(self, start: int) -> int:
         """Continue a CRC-32 with every input and target, in their order."""

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.download import Download
+from sharpkit.data.text import Corpus
 from sharpkit.errors import InputError, one_line
 
 DEFAULT_FOLDER = "~/.cache/sharpkit"
@@ -33,12 +34,17 @@ class Access:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a data set is: samples for training and testing, the shape of an input, and classes."""
+    """How large a data set is: samples for training and testing, the shape of an input, none for texts, and classes."""
 
     training: int
     test: int
     shape: tuple[int, ...]
     classes: int
+
+    @property
+    def form(self) -> str:
+        """The shape for people: 3x32x32, or that they are texts."""
+        return "x".join(map(str, self.shape)) or "text"
 
 
 class Source(Protocol):
@@ -62,8 +68,8 @@ class Source(Protocol):
         """Return whether it can be loaded without a download."""
         ...
 
-    def __call__(self, access: Access = ...) -> Dataset:
-        """Return the data set."""
+    def __call__(self, access: Access = ...) -> Dataset | Corpus:
+        """Return the data set, or its texts where a model's tokenizer has yet to make one of them."""
         ...
 
 
@@ -101,17 +107,21 @@ class Stored:
         name: Of the data set, and of the folder that it is looked for in and downloaded to.
         load: From the folder that holds the files.
         size: As published.
-        files: What must be there, relative to the folder; of several names each, one.
-        downloads: What to download; none where that needs an account.
+        files: What must be there, relative to the folder; of several names each, one; * stands for anything.
+        downloads: What to download; none where a person has to do it.
         remedy: What to put where, if it is missing.
+        home: The folder's name where it is not the data set's.
+        by_hand: How a person gets it, where nothing can be downloaded; {folder} stands for where it is to be put.
     """
 
     name: str
-    load: Callable[[Path, Access], Dataset]
+    load: Callable[[Path, Access], Dataset | Corpus]
     size: Size
     files: tuple[tuple[str, ...], ...]
     remedy: str
     downloads: tuple[Download, ...] = ()
+    home: str = ""
+    by_hand: str = "a download needs an account there"
 
     @property
     def what(self) -> str:
@@ -126,7 +136,7 @@ class Stored:
         """Return whether all files are there."""
         return self._found(access) is not None
 
-    def __call__(self, access: Access | None = None) -> Dataset:
+    def __call__(self, access: Access | None = None) -> Dataset | Corpus:
         """Return the data set, downloaded first if it is missing and that is allowed.
 
         Raises:
@@ -149,14 +159,14 @@ class Stored:
 
     def _candidates(self, access: Access) -> tuple[Path, Path]:
         folder = access.folder.expanduser()
-        return folder / self.name, folder
+        return folder / (self.home or self.name), folder
 
     def _found(self, access: Access) -> Path | None:
         return next((folder for folder in self._candidates(access) if not self._absent(folder)), None)
 
     def _absent(self, folder: Path) -> str:
         """Return the first file that is not in a folder."""
-        missing = (names[0] for names in self.files if not any((folder / name).exists() for name in names))
+        missing = (names[0] for names in self.files if not any(_there(folder, name) for name in names))
         return next(missing, "")
 
     def _missing(self, access: Access) -> InputError:
@@ -165,11 +175,16 @@ class Stored:
         where = f"there is no {self.files[0][0]} in {places[0]} or {places[1]}"
         if begun is not None:
             where = f"{self._absent(begun)} is not in {begun}, and what comes before it is"
-        means = ", or add --download" if self.downloads else "; a download needs an account there"
+        into = begun or places[0]
+        means = ", or add --download" if self.downloads else f"; {self.by_hand.format(folder=into)}"
         return InputError(
             f"the data set {self.name} is missing: {where}",
-            f"put {self.remedy} into {begun or places[0]}, or name another folder with --data-dir{means}",
+            f"put {self.remedy} into {into}, or name another folder with --data-dir{means}",
         )
+
+
+def _there(folder: Path, name: str) -> bool:
+    return any(folder.glob(name)) if "*" in name else (folder / name).exists()
 
 
 def first_sentence(documented: object) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,16 +15,18 @@ from sharpkit.errors import UsageError
 
 @dataclass(frozen=True)
 class Splits:
-    """What a run trains on, validates on and is tested on."""
+    """What a run trains on, validates on and is tested on; `further` are more test samples, by name."""
 
     train: Part
     val: Part
     test: Part
     noisy_labels: int
+    further: Mapping[str, Part] = field(default_factory=dict[str, Part])
 
     def to(self, device: torch.device) -> Splits:
         """Return the splits so that their batches are on a device."""
-        return Splits(self.train.to(device), self.val.to(device), self.test.to(device), self.noisy_labels)
+        further = {name: part.to(device) for name, part in self.further.items()}
+        return Splits(self.train.to(device), self.val.to(device), self.test.to(device), self.noisy_labels, further)
 
 
 def split(
@@ -60,4 +63,4 @@ def split(
         )
     val, train = dataset.train.take(order[:held_out]), dataset.train.take(order[held_out:])
     noisy, count = with_noise(train.targets, label_noise, dataset.classes, seed, noise_kind, dataset.mistaken)
-    return Splits(train.relabelled(noisy), val, dataset.test, count)
+    return Splits(train.relabelled(noisy), val, dataset.test, count, dataset.further)

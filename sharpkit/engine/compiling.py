@@ -69,7 +69,7 @@ def compiled(task: Supervised, batch: Batch) -> tuple[Compiled, str]:
     model: Any = task.model
     through = cast("Any", torch.compile)
     try:
-        with warnings.catch_warnings(action="ignore"), undisturbed(model, batch.inputs.device), torch.enable_grad():
+        with warnings.catch_warnings(action="ignore"), undisturbed(model, batch.device), torch.enable_grad():
             result = Compiled(task, through(model, backend=BACKEND, dynamic=False, **options))
             model.train()
             result.losses(result.outputs(batch), batch).mean().backward()  # pyright: ignore[reportUnknownMemberType]

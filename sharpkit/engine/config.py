@@ -50,7 +50,9 @@ class TrainConfig:
     wd_in_loss: bool = option(False, "Weight decay as a part of the loss, hence of the perturbation.")
     momentum: float = option(0.9, "Momentum of sgd.")
     nesterov: bool = option(False, "Nesterov momentum of sgd.")
-    data: str = option("digits", "Data set: a name from `sharpkit ls data`, a folder of images, or file.py:function.")
+    data: str = option(
+        "digits", "Data set: a name from `sharpkit ls data`, a folder of images or texts, FILE.tsv or file.py:function."
+    )
     data_dir: str = option("~/.cache/sharpkit", "Folder that data sets are looked for in and downloaded to.")
     download: bool = option(False, "Download the data set if it is missing.")
     label_noise: float = option(0.0, "Fraction of training labels that are replaced by another class.")
@@ -60,8 +62,9 @@ class TrainConfig:
     val_frac: float = option(0.1, "Fraction of the training data held out for validation.")
     augment: Literal["auto", "none", "basic", "cutout"] = option("auto", "Augmentation of training images.")
     limit: int | None = option(None, "Use only so many training samples.", shown="all")
+    max_length: int = option(128, "Tokens of a text or pair of texts; of a longer one the end is cut off.")
     model: str = option(
-        "auto", "Model: a name from `sharpkit ls models`, torchvision:NAME, timm:NAME or file.py:function."
+        "auto", "Model: a name from `sharpkit ls models`, torchvision:NAME, timm:NAME, hf:DIR or file.py:function."
     )
     init: str | None = option(
         None, "Start from the weights of this checkpoint, run directory, state_dict or .safetensors.", shown="random"
@@ -110,6 +113,7 @@ class TrainConfig:
                 raise UsageError("probe-every is given, and there is no --probe", "give --probe grad-norm, for example")
         check_range("label-noise", self.label_noise, 0, 1)
         check_range("val-frac", self.val_frac, 0, 1, open_high=True)
+        check_range("max-length", self.max_length, 4)
         check_range("epochs", self.epochs, 1)
         check_range("batch-size", self.batch_size, 1)
         check_range("warmup-epochs", self.warmup_epochs, 0, self.epochs)

@@ -8,11 +8,16 @@ from pathlib import Path
 from sharpkit.data import DATASETS
 from sharpkit.data.dataset import Dataset, from_user
 from sharpkit.data.folder import image_folder
+from sharpkit.data.glue import canonical
 from sharpkit.data.source import Access
 from sharpkit.data.split import Splits, split
+from sharpkit.data.text import Corpus
+from sharpkit.data.tokens import tokenised
+from sharpkit.data.tsv import ENDING, is_text_folder, text_files
 from sharpkit.engine import external
 from sharpkit.engine.config import TrainConfig
-from sharpkit.errors import InputError, one_line
+from sharpkit.errors import InputError, UsageError, one_line
+from sharpkit.models.huggingface import is_hugging_face, tokenizer
 
 _MOST_WORKERS = 16
 
@@ -24,18 +29,40 @@ def load_dataset(config: TrainConfig) -> Dataset:
         UsageError: If there is none of that name.
         InputError: If it is missing or cannot be read.
     """
-    name, access = config.data, access_of(config)
+    found = _named(config.data, access_of(config))
+    reads_texts = is_hugging_face(config.model)
+    if isinstance(found, Corpus):
+        if not reads_texts:
+            raise UsageError(
+                f"the data {config.data} are texts, and the model {config.model} reads numbers",
+                "give --model hf:DIR, whose tokenizer makes numbers of them",
+            )
+        return tokenised(found, tokenizer(config.model), config.max_length, even=config.compile)
+    if reads_texts:
+        raise UsageError(
+            f"the model {config.model} reads texts, and the data {config.data} are none",
+            "give texts with --data, see sharpkit ls data, or another --model",
+        )
+    return found
+
+
+def _named(name: str, access: Access) -> Dataset | Corpus:
+    """Return a data set by name, from a file or folder, or from the user's function."""
     if external.is_file_reference(name):
         # What it draws is the same in every run, whatever the run's seed: the data are no part of the randomness.
         external.seed(0)
         function = external.from_file(name)
         return from_user(external.short_name(name), external.call(function, name))
+    path = Path(name).expanduser()
+    if is_text_file(name):
+        return text_files(path)
     if is_folder(name):
         try:
-            return image_folder(Path(name).expanduser(), access)
+            return text_files(path) if is_text_folder(path) else image_folder(path, access)
         except OSError as error:
             raise InputError(f"the folder {name} cannot be read: {one_line(error)}", "give another --data") from error
-    return external.choose(name, DATASETS, "data set", "a folder of images or file.py:function")(access)
+    more = "a folder of images or texts, FILE.tsv or file.py:function"
+    return external.choose(canonical(name), DATASETS, "data set", more)(access)
 
 
 def split_dataset(config: TrainConfig, dataset: Dataset) -> Splits:
@@ -54,7 +81,14 @@ def data_name(name: str) -> str:
     """Return the short form of a data set's name, for the run directory."""
     if external.is_file_reference(name):
         return external.short_name(name)
+    if is_text_file(name):
+        return Path(name).stem
     return Path(name).expanduser().resolve().name if is_folder(name) else name
+
+
+def is_text_file(name: str) -> bool:
+    """Return whether data of that name are a file of texts."""
+    return name.endswith(ENDING)
 
 
 def is_folder(name: str) -> bool:

@@ -1,50 +1,72 @@
-"""Loss and accuracy of a model on held-out samples."""
+"""Loss and metrics of a model on held-out samples."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sharpkit.core.task import Task
-from sharpkit.data.part import Part, in_order
-
-_CHUNK = 1024
-_NUMBERS = 2**25  # in the inputs of a chunk, at most, so that large images fit beside the model
+from sharpkit.data.part import Part
+from sharpkit.engine.metrics import METRICS
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss per sample and fraction of samples classified right; NaN without samples."""
+    """Mean loss per sample and metrics; NaN without samples.
+
+    Args:
+        loss: The mean.
+        accuracy: Fraction of samples classified right; NaN where the targets are no classes.
+        named: What the data set is judged by, by name.
+    """
 
     loss: float
     accuracy: float
+    named: Mapping[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def main(self) -> float:
+        """The mean of what the data set is judged by: accuracy where it names nothing else."""
+        values = list(self.named.values()) or [self.accuracy]
+        return sum(values) / len(values)
 
 
-def evaluate(model: nn.Module, task: Task, samples: Part) -> Score:
-    """Return loss and accuracy in evaluation mode, every sample weighted alike.
+def evaluate(model: nn.Module, task: Task, samples: Part, metrics: Sequence[str] = ("acc",)) -> Score:
+    """Return loss and metrics in evaluation mode, every sample weighted alike.
 
     Args:
         model: Put into evaluation mode and back.
         task: Outputs and losses of the model.
         samples: Their batches are on the model's device.
+        metrics: Names of `METRICS`.
     """
     count = len(samples)
     if count == 0:
-        return Score(math.nan, math.nan)
+        return Score(math.nan, math.nan, dict.fromkeys(metrics, math.nan))
     training = model.training
     model.eval()
-    loss: torch.Tensor | float = 0.0
-    hits: torch.Tensor | int = 0
-    chunk = max(1, min(_CHUNK, _NUMBERS // max(1, math.prod(samples.shape))))
+    loss: Tensor | float = 0.0
+    predicted: list[Tensor] = []
+    targets: list[Tensor] = []
     try:
         with torch.no_grad():
-            for batch in samples.batches(in_order(count, chunk)):
+            for batch in samples.batches(samples.whole()):
                 outputs = task.outputs(batch)
                 loss += task.losses(outputs, batch).sum()
-                hits += (outputs.argmax(1) == batch.targets).sum()
+                predicted.append(predictions(outputs, batch.targets))
+                targets.append(batch.targets)
     finally:
         model.train(training)
-    return Score(float(loss) / count, float(hits) / count)
+    found, right = torch.cat(predicted), torch.cat(targets)
+    accuracy = math.nan if right.is_floating_point() else METRICS["acc"].function(found, right)
+    named = {name: accuracy if name == "acc" else METRICS[name].function(found, right) for name in metrics}
+    return Score(float(loss) / count, accuracy, named)
+
+
+def predictions(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return the likeliest classes of logits (B, C), or, where the targets are numbers, the outputs (B, 1), as (B,)."""
+    return outputs[:, 0].to(targets.dtype) if targets.is_floating_point() else outputs.argmax(1)

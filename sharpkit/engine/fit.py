@@ -66,7 +66,7 @@ class Fit:
         self.position = 0  # steps done
         self.elapsed = 0.0  # seconds of training, over all sittings
         self.records = Records()
-        self.best = -math.inf  # validation accuracy
+        self.best = -math.inf  # by what the data set is judged by, in general accuracy
         self.last: dict[str, Any] = {}  # the latest epoch's record
         self.probes = Probes(session) if session.config.probe else None
         self.probed: dict[str, float] = {}  # the latest measurements
@@ -165,7 +165,7 @@ class Fit:
         self._collect()
         self.elapsed = time.perf_counter() - self._started
         session, records = self.session, self.records
-        val = evaluate(session.model, session.test_task, session.splits.val)
+        val = evaluate(session.model, session.test_task, session.splits.val, session.dataset.metrics)
         if len(session.splits.val) and not math.isfinite(val.loss):
             self._diverged(f"the validation loss is {val.loss} after step {self.position} (epoch {epoch})")
         counters = session.optimizer.counters()
@@ -177,6 +177,7 @@ class Fit:
             "train_acc": records.accuracy(),
             "val_loss": val.loss,
             "val_acc": val.accuracy,
+            **{f"val_{name}": value for name, value in val.named.items() if name != "acc"},
             "lr": self._lr(),
             "pct_sam": 100 * counters["perturbed"] / counters["steps"],
             "gradients": counters["gradients"],
@@ -191,7 +192,7 @@ class Fit:
         self.run.append([self.last])
         self.records = records.next_epoch(self.elapsed)
         self.observer.epoch(self.last)
-        self._keep(epoch, val.accuracy)
+        self._keep(epoch, val.main)
 
     def _so_far(self) -> dict[str, float]:
         totals = self.session.optimizer.totals
@@ -209,10 +210,10 @@ class Fit:
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _keep(self, epoch: int, val_accuracy: float) -> None:
+    def _keep(self, epoch: int, score: float) -> None:
         wanted = self.session.config.save_every
-        if wanted == "best" and (val_accuracy > self.best or epoch == 1):
-            self.best = val_accuracy
+        if wanted == "best" and (score > self.best or epoch == 1):
+            self.best = score
             self.save(self.run.path / "best.pt")
         elif wanted.isdigit() and epoch % int(wanted) == 0:
             self.save(self.run.path / f"epoch-{epoch}.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -67,7 +68,8 @@ def pick_layout(
         UsageError: If it is `on` and the model has no two-dimensional convolution.
     """
     model = cast("nn.Module", task.model)
-    if batch.inputs.dim() != 4 or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+    images = not isinstance(batch.inputs, Mapping) and batch.inputs.dim() == 4
+    if not images or not any(isinstance(module, nn.Conv2d) for module in model.modules()):
         if wanted == "on":
             raise UsageError("channels-last is on, and the model has no convolution of images", "leave it out")
         return task, "off", []

@@ -64,7 +64,10 @@ class Records:
     def add(self, step: int, report: StepReport, batch: Batch) -> None:
         """Note one step's report without waiting for the device."""
         assert report.outputs is not None
-        hits = (report.outputs.argmax(1) == batch.targets).sum()
+        if batch.targets.is_floating_point():  # there are no hits where a number is to be predicted
+            hits = report.loss.new_full((), math.nan)
+        else:
+            hits = (report.outputs.argmax(1) == batch.targets).sum()
         self._waiting.append(Waiting(step, batch.size, report.dropped, report.loss, hits, report.notes))
 
     def collect(self) -> tuple[int, float] | None:
@@ -92,7 +95,7 @@ class Records:
         return self.loss_sum / self.seen if self.seen else math.nan
 
     def accuracy(self) -> float:
-        """The fraction of the epoch's training samples that the clean pass got right."""
+        """The fraction of the epoch's training samples that the clean pass got right; NaN for targets of no class."""
         return self.hits / self.seen if self.seen else math.nan
 
     def take_window(self) -> dict[str, float]:

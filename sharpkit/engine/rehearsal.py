@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sharpkit.core.task import Batch, Task
+from sharpkit.core.task import Batch, Task, tensors
 from sharpkit.core.undisturbed import undisturbed
 from sharpkit.errors import InputError, SharpkitError, one_line
 
@@ -18,7 +18,7 @@ def materialise(model: nn.Module, task: Task, batch: Batch) -> None:
         training = model.training
         model.eval()
         with torch.no_grad():
-            _outputs(task, batch, tuple(batch.inputs.shape))
+            _outputs(task, batch)
         model.train(training)
 
 
@@ -39,17 +39,17 @@ def rehearse(model: nn.Module, task: Task, batch: Batch, classes: int) -> None:
     for name, param in model.named_parameters():
         if param.is_complex():
             raise InputError(f"the model's parameter {name} is complex, allowed are real ones", "use two real tensors")
-    shape = tuple(batch.inputs.shape)
-    with undisturbed(model, batch.inputs.device):
+    with undisturbed(model, batch.device):
         for training in (False, True):
             model.train(training)
             with torch.set_grad_enabled(training):
-                outputs = _outputs(task, batch, shape)
+                outputs = _outputs(task, batch)
             _check(outputs, len(batch.targets), classes)
         _backward(model, task, outputs, batch)
 
 
-def _outputs(task: Task, batch: Batch, shape: tuple[int, ...]) -> Tensor:
+def _outputs(task: Task, batch: Batch) -> Tensor:
+    shape = tuple(next(tensors(batch.inputs)).shape)
     try:
         return task.outputs(batch)
     except SharpkitError:

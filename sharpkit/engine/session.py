@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
 
 from sharpkit.core.optimizer import SharpnessAware
@@ -25,11 +24,13 @@ from sharpkit.engine.compiling import compiled
 from sharpkit.engine.config import TrainConfig, sample_count, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.layout import pick_layout
+from sharpkit.engine.objective import check_rule, loss_of
 from sharpkit.engine.probe_names import check_probes
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.engine.weights import load_weights
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.models import MODELS
+from sharpkit.models.huggingface import PREFIX, is_hugging_face, notes_of
 from sharpkit.models.libraries import from_library
 from sharpkit.recipes.grammar import parse
 
@@ -87,6 +88,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     splits = parts.to(device)
     if config.save_every == "best" and not len(parts.val):
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
+    check_rule(rule, dataset)
+    loss = loss_of(dataset, config.smoothing)
     augment = dataset.augment if config.augment == "auto" else config.augment
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
     check_probes(
@@ -100,11 +103,10 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     chosen = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
     external.seed(config.seed)
     model = _on(device, build_model(chosen, dataset))
-    loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
     task = Supervised(model, loss)
     probe = next(loader.epoch(0, stop=1))
     materialise(model, task, probe)
-    notes: list[str] = []
+    notes = list(notes_of(model)) if config.init is None and asked is None else []
     if config.init is not None and asked is None:
         trust = config.trust_checkpoint
         load_weights(model, Path(config.init), partial=config.partial, trust=trust, note=notes.append)
@@ -157,7 +159,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         splits=splits,
         loader=loader,
         model=model,
-        test_task=Supervised(model, functional.cross_entropy),
+        test_task=Supervised(model, loss_of(dataset)),
         optimizer=optimizer,
         scheduler=schedules.attach(base, config, len(loader)),
         notes=tuple(notes),
@@ -184,13 +186,15 @@ def build_model(name: str, dataset: Dataset) -> nn.Module:
                 f"{name} returned {type(model).__name__}, allowed is a torch.nn.Module", "return the model"
             )
         return model
-    more = "torchvision:NAME, timm:NAME or file.py:function"
+    more = "torchvision:NAME, timm:NAME, hf:DIR or file.py:function"
     builder = from_library(name) or external.choose(name, MODELS, "model", more)
     return builder(dataset.shape, dataset.classes)
 
 
 def model_name(name: str) -> str:
     """Return the short form of a model's name, for the run directory."""
+    if is_hugging_face(name):
+        return f"hf-{Path(name.removeprefix(PREFIX)).expanduser().resolve().name}"
     return external.short_name(name) if external.is_file_reference(name) else name
 
 

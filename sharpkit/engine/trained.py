@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from sharpkit.core.task import Batch, Supervised
 from sharpkit.data.augment import PLAIN
@@ -19,6 +17,7 @@ from sharpkit.data.part import Part, at_random, in_order
 from sharpkit.engine import checkpoint, external, runtime
 from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.engine.datasets import load_dataset, split_dataset
+from sharpkit.engine.objective import loss_of
 from sharpkit.engine.rehearsal import materialise
 from sharpkit.engine.session import build_model
 from sharpkit.engine.weights import load_weights
@@ -104,7 +103,7 @@ def load(
         external.seed(config.seed)
         network = build_model(config.model, dataset).to(where)
         samples = _samples(dataset, config, part, count, seed).to(where)
-        task = Supervised(network, partial(functional.cross_entropy, label_smoothing=config.smoothing))
+        task = Supervised(network, loss_of(dataset, config.smoothing))
         materialise(network, task, next(samples.batches(in_order(min(2, len(samples)), 2))))
         load_weights(network, file)
     except SharpkitError:

@@ -41,6 +41,15 @@ HOMES = {
 """The file and the function of every model."""
 
 
+FORMS = {
+    "torchvision:NAME": "a classification model of torchvision (extra vision)",
+    "timm:NAME": "a model of timm (extra timm)",
+    "hf:DIR": "a sequence classifier of Hugging Face transformers in a local folder, for texts (extra hf)",
+    "file.py:function": "a function of one's own: shape of an input, number of classes -> module",
+}
+"""What names of other forms stand for."""
+
+
 class _Models(Mapping[str, "Builder"]):
     """The builders; a file is imported when one of its models is asked for."""
 

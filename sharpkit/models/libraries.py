@@ -1,4 +1,4 @@
-"""Models of other libraries by name: `torchvision:NAME` and `timm:NAME`, without pretrained weights.
+"""Models of other libraries by name: `torchvision:NAME` and `timm:NAME`, without pretrained weights, and `hf:DIR`.
 
 The libraries are imported when one of their models is asked for, never before.
 """
@@ -13,10 +13,13 @@ from torch import nn
 
 from sharpkit.errors import InputError, UsageError, one_line
 from sharpkit.libraries import imported
+from sharpkit.models.huggingface import huggingface, is_hugging_face
 
 
 def from_library(name: str) -> Callable[[tuple[int, ...], int], nn.Module] | None:
-    """Return the builder that `torchvision:NAME` or `timm:NAME` stands for; None for any other name."""
+    """Return the builder that `torchvision:NAME`, `timm:NAME` or `hf:DIR` stands for; None for any other name."""
+    if is_hugging_face(name):
+        return partial(huggingface, name)
     library, colon, model = name.partition(":")
     build = {"torchvision": torchvision, "timm": timm}.get(library)
     return partial(build, model) if colon and build else None

@@ -24,7 +24,7 @@ def test_a_named_model_is_trained(sharpkit):
     ("model", "told"),
     [
         ("vgg16-bn", "vgg16-bn needs images of at least 32x32 pixels, the data have 8x8"),
-        ("resnet", "timm:NAME or file.py:function"),
+        ("resnet", "timm:NAME, hf:DIR or file.py:function"),
         ("torchvison:resnet50", "unknown model"),
     ],
 )

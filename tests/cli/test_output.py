@@ -192,9 +192,9 @@ def test_stdout_on_a_terminal_alone(terminal, capsys):
 def test_ls(sharpkit, terminal):
     from sharpkit import RECIPES
     from sharpkit.data import DATASETS
-    from sharpkit.models import MODELS
+    from sharpkit.models import FORMS, MODELS
 
-    for what, table in (("opts", RECIPES), ("models", MODELS), ("data", DATASETS)):
+    for what, table in (("opts", RECIPES), ("models", [*MODELS, *FORMS]), ("data", DATASETS)):
         header, *rows = [line.split("\t") for line in sharpkit("ls", what).stdout.splitlines()]
         assert [row[0] for row in rows] == list(table)
         assert {len(row) for row in rows} == {len(header)}

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from sharpkit.core.optimizer import StepReport
 from sharpkit.core.task import Batch, Supervised
+from sharpkit.data import part as module
 from sharpkit.data.samples import Samples
-from sharpkit.engine import evaluate as module
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.records import Records
 
@@ -46,7 +46,7 @@ def by_hand(net, data):
 @pytest.mark.parametrize("count", [1, 7, 8, 17, 30])
 @pytest.mark.parametrize("training", [True, False])
 def test_every_sample_weighs_the_same_also_in_an_uneven_chunk(monkeypatch, count, training):
-    monkeypatch.setattr(module, "_CHUNK", 8)
+    monkeypatch.setattr(module, "_AT_ONCE", 8)
     net, data = model().train(training), samples(count)
     before = {name: value.clone() for name, value in net.state_dict().items()}
     score = evaluate(net, Supervised(net, F.cross_entropy), data)
