@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sharpkit.cli.measuring import OutFile, measured, options_of, tell
-from sharpkit.cli.shared import Checkpoints, ConfigFile, Json, NoColor, NoPlot, NoProgress, Quiet, Traceback, listed
+from sharpkit.cli.measuring import OutFile, measured, tell
+from sharpkit.cli.shared import (
+    Checkpoints,
+    ConfigFile,
+    Json,
+    NoColor,
+    NoPlot,
+    NoProgress,
+    Quiet,
+    Traceback,
+    listed,
+    options_of,
+)
 from sharpkit.cli.terminal import Terminal
 from sharpkit.commands.graddiff_config import GradDiffConfig
 

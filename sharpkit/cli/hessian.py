@@ -19,8 +19,8 @@ from sharpkit.cli.shared import (
     NoProgress,
     Quiet,
     Traceback,
-    from_file,
     listed,
+    options_of,
 )
 from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.commands.hessian_config import HessianConfig
@@ -62,8 +62,7 @@ def hessian(
     from sharpkit.commands.checkpoints import stopped_by
 
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    stored = from_file(config, HessianConfig) if config is not None else {}
-    options = HessianConfig(**{**stored, **{k: v for k, v in given.items() if v is not None}})
+    options = options_of(HessianConfig, config, given)
     with SpectrumProgress(terminal) as progress, redirect_stdout(sys.stderr):
         result = command.run(listed(checkpoints), options, out, plot=not no_plot, observer=progress)
     _render(result, terminal)

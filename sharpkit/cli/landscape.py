@@ -19,8 +19,8 @@ from sharpkit.cli.shared import (
     NoProgress,
     Quiet,
     Traceback,
-    from_file,
     listed,
+    options_of,
 )
 from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.commands.landscape_config import LandscapeConfig
@@ -67,8 +67,7 @@ def landscape(
     from sharpkit.commands.checkpoints import stopped_by
 
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    stored = from_file(config, LandscapeConfig) if config is not None else {}
-    options = LandscapeConfig(**{**stored, **{k: v for k, v in given.items() if v is not None}})
+    options = options_of(LandscapeConfig, config, given)
     with LandscapeProgress(terminal) as progress, redirect_stdout(sys.stderr):
         result = command.run(
             listed(checkpoints), options, out, overwrite=overwrite, plot=not no_plot, observer=progress

@@ -19,6 +19,7 @@ from sharpkit.cli.hessian import hessian
 from sharpkit.cli.landscape import landscape
 from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
+from sharpkit.cli.planning import with_plan
 from sharpkit.cli.plot import plot
 from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.terminal import EndedEarly
@@ -47,11 +48,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(with_options(train))
-app.command()(with_options(landscape, LandscapeConfig, landscape_config.PANELS))
-app.command()(with_options(hessian, HessianConfig, hessian_config.PANELS))
-app.command()(with_options(sharpness, SharpnessConfig, sharpness_config.PANELS))
-app.command()(with_options(graddiff, GradDiffConfig, graddiff_config.PANELS))
-app.command("gradnorm-qq")(with_options(gradnorm_qq, GradNormConfig, gradnorm_qq_config.PANELS))
+for _name, _function, _of, _panels in (
+    ("landscape", landscape, LandscapeConfig, landscape_config.PANELS),
+    ("hessian", hessian, HessianConfig, hessian_config.PANELS),
+    ("sharpness", sharpness, SharpnessConfig, sharpness_config.PANELS),
+    ("graddiff", graddiff, GradDiffConfig, graddiff_config.PANELS),
+    ("gradnorm-qq", gradnorm_qq, GradNormConfig, gradnorm_qq_config.PANELS),
+):
+    app.command(_name)(with_options(with_plan(_function, _of, _name), _of, _panels))
 app.command()(with_options(plot, PlotConfig, plot_config.PANELS))
 app.command()(ls)
 

@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from sharpkit.cli.shared import OUTPUT, from_file
+from sharpkit.cli.shared import OUTPUT
 from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.engine.documents import to_json
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from sharpkit.cli.work_progress import WorkProgress
     from sharpkit.commands.measure import Measured
 
-C = TypeVar("C")
 R = TypeVar("R")
 
 OutFile = Annotated[
@@ -31,12 +30,6 @@ OutFile = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-
-
-def options_of(of: type[C], config: str | None, given: Mapping[str, Any]) -> C:
-    """Return the configuration: what is given over a file's options over the defaults."""
-    stored = from_file(config, of) if config is not None else {}
-    return of(**{**stored, **{k: v for k, v in given.items() if v is not None}})
 
 
 def measured(terminal: Terminal, run: Callable[[WorkProgress], Measured[R]]) -> Measured[R]:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sharpkit.cli.measuring import options_of
-from sharpkit.cli.shared import OUTPUT, ConfigFile, Json, NoColor, Quiet, Traceback, listed
+from sharpkit.cli.shared import OUTPUT, ConfigFile, Json, NoColor, Quiet, Traceback, listed, options_of
 from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.commands.plot_config import PlotConfig
 from sharpkit.engine.documents import to_json

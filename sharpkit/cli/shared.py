@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.errors import UsageError
+
+C = TypeVar("C")
 
 OUTPUT = "Output"
 """The panel of `--help` for where output goes."""
@@ -41,6 +44,12 @@ def from_file(name: str, of: type[Any] = TrainConfig) -> dict[str, Any]:
     from sharpkit.engine.rundir import read_config
 
     return from_mapping(read_config(Path(name)), name, of)
+
+
+def options_of(of: type[C], config: str | None, given: Mapping[str, Any]) -> C:
+    """Return the configuration: what is given over a file's options over the defaults."""
+    stored = from_file(config, of) if config is not None else {}
+    return of(**{**stored, **{k: v for k, v in given.items() if v is not None}})
 
 
 def listed(checkpoints: list[str]) -> list[str]:

@@ -159,6 +159,31 @@ def loaded(
             yield name, trained
 
 
+def planned(checkpoints: Sequence[str], config: Wanted) -> list[dict[str, Any]]:
+    """Return what would be measured, of every checkpoint, after loading it.
+
+    Raises:
+        SharpkitError: Of the first one that cannot be loaded.
+    """
+    failed: dict[str, SharpkitError] = {}
+    rows = [
+        {
+            "ckpt": name,
+            "data": trained.config.data,
+            "model": trained.config.model,
+            "opt": trained.config.opt,
+            "split": config.split,
+            "samples": len(trained.samples),
+            "parameters": sum(p.numel() for p in trained.model.parameters()),
+            "device": str(trained.device),
+        }
+        for name, trained in loaded(checkpoints, config, failed, StopRequest(), Quiet())
+    ]
+    for error in failed.values():
+        raise error
+    return rows
+
+
 @contextmanager
 def noted(name: str, failed: dict[str, SharpkitError], told: Observer) -> Generator[None]:
     """Note what is wrong with a checkpoint, and go on with the next."""

@@ -224,7 +224,7 @@ def from_mapping(values: Mapping[str, Any], where: str, of: type[Any] = TrainCon
     return checked
 
 
-def to_mapping(config: TrainConfig) -> dict[str, Any]:
+def to_mapping(config: Any) -> dict[str, Any]:
     """Return every option that is set, as plain values that TOML and JSON hold."""
     return {name: value for name, value in asdict(config).items() if value is not None}
 
