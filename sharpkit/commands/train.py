@@ -23,6 +23,7 @@ from sharpkit.engine.records import NOTES
 from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
+from sharpkit.engine.seal import seal, unseal
 from sharpkit.engine.session import Session, build, model_name
 from sharpkit.engine.weights import load_state
 from sharpkit.errors import UsageError
@@ -172,10 +173,12 @@ def _plan(session: Session, folder: Path, done: int) -> TrainPlan:
 def _train(fit: Fit) -> TrainResult:
     for note in fit.session.notes:
         fit.observer.note(note)
+    unseal(fit.run)
     with StopRequest() as stop:
         fit.train(stop)
     result = _result(fit)
     rundir.write_text(fit.run.summary, to_json(result.document()))
+    seal(fit.run)
     return result
 
 
@@ -185,7 +188,14 @@ def _result(fit: Fit) -> TrainResult:
     metrics = {key: float(fit.last[key]) for key in ("train_loss", "train_acc", "val_loss", "val_acc", "pct_sam")}
     metrics |= {"test_loss": test.loss, "test_acc": test.accuracy, "epochs": float(session.config.epochs)}
     metrics |= {name: float(fit.last[name]) for name in NOTES if name in fit.last}
-    files = [fit.run.checkpoint, fit.run.config, fit.run.path / "env.json", fit.run.metrics, fit.run.summary]
+    files = [
+        fit.run.checkpoint,
+        fit.run.config,
+        fit.run.path / "env.json",
+        fit.run.metrics,
+        fit.run.summary,
+        fit.run.path / "seal.json",
+    ]
     best = fit.run.path / "best.pt"
     if session.config.save_every == "best" and best.is_file():
         metrics["best_val_acc"] = fit.best
