@@ -13,12 +13,19 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from sharpkit import __version__
+from sharpkit.cli.graddiff import graddiff
+from sharpkit.cli.gradnorm_qq import gradnorm_qq
 from sharpkit.cli.hessian import hessian
 from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
+from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
-from sharpkit.commands.hessian_config import PANELS, HessianConfig
+from sharpkit.commands import graddiff_config, gradnorm_qq_config, hessian_config, sharpness_config
+from sharpkit.commands.graddiff_config import GradDiffConfig
+from sharpkit.commands.gradnorm_qq_config import GradNormConfig
+from sharpkit.commands.hessian_config import HessianConfig
+from sharpkit.commands.sharpness_config import SharpnessConfig
 from sharpkit.engine.documents import document, to_json
 from sharpkit.errors import SharpkitError, one_line
 
@@ -29,7 +36,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(with_options(train))
-app.command()(with_options(hessian, HessianConfig, PANELS))
+app.command()(with_options(hessian, HessianConfig, hessian_config.PANELS))
+app.command()(with_options(sharpness, SharpnessConfig, sharpness_config.PANELS))
+app.command()(with_options(graddiff, GradDiffConfig, graddiff_config.PANELS))
+app.command("gradnorm-qq")(with_options(gradnorm_qq, GradNormConfig, gradnorm_qq_config.PANELS))
 app.command()(ls)
 
 
@@ -135,4 +145,5 @@ def _command(arguments: Sequence[str]) -> str:
 
 def _help(arguments: Sequence[str]) -> str:
     command = _command(arguments)
-    return f"sharpkit {command} --help" if command in ("train", "hessian", "ls") else "sharpkit --help"
+    known = {c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands}
+    return f"sharpkit {command} --help" if command in known else "sharpkit --help"

@@ -28,6 +28,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Model": ("model", "init", "partial", "trust_checkpoint"),
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
     "Numerics": ("amp", "tf32", "rng", "bn_stats"),
+    "Probes": ("probe", "probe_every", "probe_samples", "probe_rho"),
     "Run": ("seed", "save_every", "device", "threads", "workers", "compile", "channels_last", "deterministic"),
 }
 

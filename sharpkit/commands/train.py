@@ -188,14 +188,9 @@ def _result(fit: Fit) -> TrainResult:
     metrics = {key: float(fit.last[key]) for key in ("train_loss", "train_acc", "val_loss", "val_acc", "pct_sam")}
     metrics |= {"test_loss": test.loss, "test_acc": test.accuracy, "epochs": float(session.config.epochs)}
     metrics |= {name: float(fit.last[name]) for name in NOTES if name in fit.last}
-    files = [
-        fit.run.checkpoint,
-        fit.run.config,
-        fit.run.path / "env.json",
-        fit.run.metrics,
-        fit.run.summary,
-        fit.run.path / "seal.json",
-    ]
+    metrics |= {name: float(value) for name, value in fit.probed.items()}
+    run = fit.run
+    files = [run.checkpoint, run.config, run.path / "env.json", run.metrics, run.summary, run.path / "seal.json"]
     best = fit.run.path / "best.pt"
     if session.config.save_every == "best" and best.is_file():
         metrics["best_val_acc"] = fit.best
@@ -213,6 +208,7 @@ def _result(fit: Fit) -> TrainResult:
         "steps": steps,
         "wall_s": round(fit.elapsed, 3),
         "peak_mb": round(peak_mb(session.device), 1),
+        **({"probe_s": round(fit.probe_seconds, 3)} if fit.probes is not None else {}),
     }
     return TrainResult(
         run_dir=str(fit.run.path),

@@ -14,15 +14,16 @@ from sharpkit.core import vec
 from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm, SingleProcess
+from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_needs, check_options
 from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
-from sharpkit.core.parts import Always, Climbed, Constant, Gradient, SameBatch, number_of_shards
+from sharpkit.core.parts import completed
 from sharpkit.core.point import Joint, Point
 from sharpkit.core.precision import Mode, Precision
 from sharpkit.core.radius import RadiusSchedule, scheduled
 from sharpkit.core.report import StepReport, Totals, report_of
 from sharpkit.core.rule import Rule
-from sharpkit.core.shape import perturbation
+from sharpkit.core.shape import offset
 from sharpkit.core.state import State
 from sharpkit.core.step import Clock, Draw, Step, Surroundings
 from sharpkit.core.task import Batch, LossFunction, Task, as_task
@@ -94,10 +95,7 @@ class SharpnessAware:
             if length is not None:
                 check_range(name, length, 1)
         self.base = base
-        full = rule.complete(
-            gate=Always(), ascent=Gradient(), radius=Constant(0.05), rows=SameBatch(), descent=Climbed(), shards=1
-        )
-        number_of_shards(full.shards or 0)
+        full = completed(rule)
         assert full.radius
         self.rule = replace(full, radius=scheduled(full.radius, rho_schedule, rho_warmup))
         self.names, self.params = trainable(model, base)
@@ -187,14 +185,7 @@ class SharpnessAware:
         if self.rule.auxiliary is not None:
             reference = whole.batch().reference = self.rule.auxiliary.reference(whole)
             whole.tally("auxiliary", torch.tensor(reference is not None, device=self.params[0].device))
-        shards = work.split(self.rule.shards or 1)
-        if len(shards) == 1:
-            return whole, [whole]
-        shares = [shard.size / work.size for shard in shards]
-        steps = [Step(self._around, s, self._state.memory, self.clock, i, shares) for i, s in enumerate(shards)]
-        whole.shares = shares
-        whole.here = Joint([step.here for step in steps], shares)
-        return whole, steps
+        return whole, whole.cut(self.rule.shards or 1)
 
     def _perturbs(self, whole: Step) -> bool:
         """Ask the gate, once for all shards."""
@@ -206,18 +197,13 @@ class SharpnessAware:
     def _direction(self, step: Step, perturbs: bool) -> Vec:
         """Ask the ascent, the shape and the descent, in that order."""
         rule = self.rule
-        assert rule.ascent
         assert rule.rows
         assert rule.descent
         if not perturbs:
             if rule.filter is not None:
                 rule.filter.pass_by(step)
             return rule.descent.plain(step)
-        step.touched = rule.touched(step)
-        direction = step.climbed = rule.ascent.direction(step)
-        if rule.filter is not None:
-            direction = rule.filter.apply(step, direction)
-        epsilon = perturbation(rule, step, direction)
+        epsilon = offset(rule, step)
         there = step.at(epsilon, rule.rows.select(step, epsilon))
         return rule.descent.perturbed(step, there)
 
@@ -269,6 +255,23 @@ class SharpnessAware:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients that the last step left; never needed before `step`."""
         self.base.zero_grad(set_to_none)
+
+    def ahead(self) -> list[tuple[Vec, Work]]:
+        """Return of every shard the gradient that the next step climbs and its batch, where the last step left them."""
+        assert self.rule.ascent
+        drawers = [Drawer(self._state.memory, shard) for shard in range(self.rule.shards or 1)]
+        return [known for drawer in drawers if (known := self.rule.ascent.known(drawer)) is not None]
+
+    @torch.no_grad()
+    def gradient(self, work: Work) -> Vec:
+        """Return the gradient of what is minimised on a batch; no step is taken and nothing is counted."""
+        cost, self._oracle.cost = self._oracle.cost, Cost()
+        buffers = Buffers.of(self._model)
+        try:
+            return self._oracle.evaluate(work, "perturbed").grads[0]
+        finally:
+            self._oracle.cost = cost
+            buffers.put_back()
 
     def counters(self) -> dict[str, float]:
         """Return the sums over all steps; waits for the device.

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from sharpkit.core.point import Point
+from sharpkit.core.rule import Rule
 from sharpkit.core.slots import Ascent, Descent, Gate, Radius, Rows
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
@@ -129,6 +130,19 @@ class Climbed(Descent):
     def plain(self, step: Step) -> Vec:
         """Return g."""
         return step.here.grad
+
+
+def completed(rule: Rule) -> Rule:
+    """Return the rule with every slot that it leaves open answered as plain SAM does.
+
+    Raises:
+        UsageError: If its number of shards is less than one.
+    """
+    full = rule.complete(
+        gate=Always(), ascent=Gradient(), radius=Constant(0.05), rows=SameBatch(), descent=Climbed(), shards=1
+    )
+    number_of_shards(full.shards or 0)
+    return full
 
 
 def number_of_shards(value: int) -> int:

@@ -15,6 +15,21 @@ from sharpkit.core.vec import Vec
 TINY = 1e-12
 
 
+def offset(rule: Rule, step: Step) -> Vec:
+    """Return epsilon, asking the ascent, the filter and the shape in that order.
+
+    Args:
+        rule: States the ascent too.
+        step: The step that perturbs.
+    """
+    assert rule.ascent is not None
+    step.touched = rule.touched(step)
+    direction = step.climbed = rule.ascent.direction(step)
+    if rule.filter is not None:
+        direction = rule.filter.apply(step, direction)
+    return perturbation(rule, step, direction)
+
+
 def perturbation(rule: Rule, step: Step, direction: Vec) -> Vec:
     """Return epsilon = M_out rho_t T^2 a / (||T a|| + 1e-12) with a = M_in v.
 

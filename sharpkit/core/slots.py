@@ -15,15 +15,17 @@ from torch import Tensor
 from sharpkit.core.vec import Vec
 
 if TYPE_CHECKING:
+    from sharpkit.core.memory import Drawer
     from sharpkit.core.point import Point
     from sharpkit.core.step import Step
     from sharpkit.core.task import Batch, Tree
     from sharpkit.core.work import Work
 
-Need = Literal["batch", "indices", "whole_batch", "total_steps", "steps_per_epoch", "samples"]
+Need = Literal["batch", "indices", "whole_batch", "total_steps", "steps_per_epoch", "samples", "past"]
 """What a part cannot do without.
 
-The batch itself (not a closure), sample indices, a single shard, the clock's ends, the number of training samples.
+The batch itself (not a closure), sample indices, a single shard, the clock's ends, the number of training samples,
+what the step before left behind.
 """
 
 
@@ -54,6 +56,10 @@ class Ascent(Part, ABC):
     @abstractmethod
     def direction(self, step: Step) -> Vec:
         """Return v, aligned with the parameters."""
+
+    def known(self, memory: Drawer) -> tuple[Vec, Work] | None:
+        """Return the task's gradient that the next step climbs and its batch, where a step before left them."""
+        return None
 
 
 class AscentLoss(Part, ABC):

@@ -16,7 +16,7 @@ from sharpkit.core.buffers import Buffers
 from sharpkit.core.fisher import FisherMode
 from sharpkit.core.memory import Drawer, Memory
 from sharpkit.core.oracle import Objective, Oracle, Role, Touched
-from sharpkit.core.point import Point, restored
+from sharpkit.core.point import Joint, Point, restored
 from sharpkit.core.slots import Mask
 from sharpkit.core.task import Batch
 from sharpkit.core.vec import Vec
@@ -108,6 +108,7 @@ class Step:
         self.climbed: Vec | None = None  # what the ascent gave, before filter and shape
         self._once: dict[str, Any] = {}
         self.work = work
+        self._kept = memory
         self.memory = Drawer(memory, shard)
         self.shared = Drawer(memory, "all")
         self.clock = clock
@@ -118,6 +119,21 @@ class Step:
         self.overlap = 0.0  # gradients that could have run beside others
         self._around = around
         self.here = self._clean = Point(around.oracle, self.params, None, work, "clean")
+
+    def cut(self, pieces: int) -> list[Step]:
+        """Return the steps of the batch's shards, one a piece; of a single one this step itself.
+
+        This step becomes the one of all shards: its clean point is their mean.
+        """
+        shards = self.work.split(pieces)
+        if len(shards) == 1:
+            return [self]
+        self.shares = [shard.size / self.work.size for shard in shards]
+        steps = [
+            Step(self._around, work, self._kept, self.clock, i, self.shares) for i, work in enumerate(shards)
+        ]  # fmt: skip
+        self.here = Joint([step.here for step in steps], self.shares)
+        return steps
 
     def at(self, offset: Vec | None, work: Work | None = None, *, clean: bool = False) -> Point:
         """Return the point w + offset on this step's batch or another, not yet evaluated.

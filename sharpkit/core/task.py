@@ -151,6 +151,18 @@ class Batch:
         )
 
 
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Return the samples of several batches, of inputs and targets of one form, as one batch."""
+    if len(batches) == 1:
+        return batches[0]
+    return Batch(_together([b.inputs for b in batches]), _together([b.targets for b in batches]))
+
+
+def _together(trees: Sequence[Tree]) -> Tree:
+    columns = zip(*(tensors(tree) for tree in trees), strict=True)
+    return map_tensors(lambda _: torch.cat(next(columns)), trees[0])
+
+
 class Task(Protocol):
     """The model's outputs on a batch and their per-sample losses."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sharpkit.core.task import Batch
 from sharpkit.data.augment import PLAIN, Augment
+from sharpkit.errors import UsageError
 
 Plan = Sequence[tuple[Tensor, int]]
 """For every batch the positions of its samples, (B,) on the CPU, and the seed of its augmentation."""
@@ -61,6 +62,26 @@ class Part(Protocol):
 def in_order(count: int, size: int) -> Plan:
     """Return the plan of `count` samples in batches of `size`, as they come."""
     return _seedless(torch.arange(count), size)
+
+
+def at_random(samples: int, size: int, batches: int, generator: torch.Generator, *, replacement: bool = False) -> Plan:
+    """Return the plan of batches of `size` out of so many samples, not augmented.
+
+    Without replacement they are the whole batches of one pass over the samples in random order, then of another pass;
+    with it every sample is drawn on its own.
+
+    Raises:
+        UsageError: If there are fewer samples than a batch has.
+    """
+    if replacement:
+        return [(torch.randint(samples, (size,), generator=generator), 0) for _ in range(batches)]
+    if size > samples:
+        raise UsageError(f"batch-size is {size}, and there are {samples} samples", "give a smaller --batch-size")
+    plan: list[tuple[Tensor, int]] = []
+    while len(plan) < batches:
+        order = torch.randperm(samples, generator=generator)
+        plan += _seedless(order[: samples // size * size], size)
+    return plan[:batches]
 
 
 def drawn(part: Part, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -155,14 +155,14 @@ def opened(
                     module.train()
         stack.enter_context(_double_attention())
         if dtype is not None:
-            stack.enter_context(_cast(model, dtype))
-            given = [_cast_batch(batch, dtype) for batch in given]
+            stack.enter_context(cast_model(model, dtype))
+            given = [cast_batch(batch, dtype) for batch in given]
         names, parameters = tuple(chosen), tuple(chosen.values())
         problem = Problem(task, model, tuple(given), names, parameters, bn_mode, math.nan)
         first = _mean_loss(problem, problem.batches, buffers)
         again: Iterable[Batch] = problem.batches
         if not isinstance(batches, Sequence | Iterator):  # a loader, which may draw other samples the next time
-            again = (Batch.of(b) if dtype is None else _cast_batch(Batch.of(b), dtype) for b in batches)
+            again = (Batch.of(b) if dtype is None else cast_batch(Batch.of(b), dtype) for b in batches)
         _check_repeatable(first, _mean_loss(problem, again, buffers))
         if bn_mode == "eval" and fold:
             stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
@@ -218,7 +218,7 @@ def _double_attention() -> Generator[None]:
 
 
 @contextmanager
-def _cast(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
+def cast_model(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
     """Give every parameter and buffer another type, and its own storage back at the end."""
     held = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
     try:
@@ -230,7 +230,8 @@ def _cast(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
             tensor.data = data
 
 
-def _cast_batch(batch: Batch, dtype: torch.dtype) -> Batch:
+def cast_batch(batch: Batch, dtype: torch.dtype) -> Batch:
+    """Return a batch whose floating-point tensors are of another type."""
     cast: Callable[[Tensor], Tensor] = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
     return Batch(map_tensors(cast, batch.inputs), map_tensors(cast, batch.targets), batch.indices)
 

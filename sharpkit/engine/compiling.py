@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sharpkit.core.task import Batch, Supervised
-from sharpkit.engine.rehearsal import undisturbed
+from sharpkit.core.undisturbed import undisturbed
 from sharpkit.errors import InputError, SharpkitError, one_line
 
 BACKEND = "inductor"

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sharpkit.engine.probe_names import probe_names
 from sharpkit.errors import UsageError, check_range
 
 _MOST_THREADS = 1024
@@ -79,6 +80,13 @@ class TrainConfig:
     rng: Literal["same", "fresh"] = option("same", "Dropout masks of a step's second pass.")
     bn_stats: Literal["clean", "perturbed", "both"] = option("clean", "Passes whose batch-norm statistics are kept.")
     save_every: str = option("last", "Checkpoints kept: last, best (by validation), or one every N epochs.")
+    probe: str | None = option(
+        None, "Measure on the way: a list of grad-norm,grad-var,full-grad,xy-grad,cosine,lambda-max,sharpness.",
+        shown="nothing",
+    )  # fmt: skip
+    probe_every: int | None = option(None, "Steps between two measurements.", shown="those of an epoch")
+    probe_samples: str = option("all", "Training samples that are measured with: a number, or all.")
+    probe_rho: float = option(0.05, "Distance of --probe sharpness.")
     seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
@@ -93,6 +101,13 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
+        probe_names(self.probe)
+        sample_count(self.probe_samples, "probe-samples")
+        check_range("probe-rho", self.probe_rho, 0, open_low=True)
+        if self.probe_every is not None:
+            check_range("probe-every", self.probe_every, 1)
+            if self.probe is None:
+                raise UsageError("probe-every is given, and there is no --probe", "give --probe grad-norm, for example")
         check_range("label-noise", self.label_noise, 0, 1)
         check_range("val-frac", self.val_frac, 0, 1, open_high=True)
         check_range("epochs", self.epochs, 1)
@@ -143,8 +158,8 @@ def _is_count(text: str, most: int = 10**9) -> bool:
     return text.isascii() and text.isdecimal() and 0 < int(text) <= most
 
 
-def sample_count(samples: str) -> int | None:
-    """Return how many samples `--samples` asks for; None is all.
+def sample_count(samples: str, name: str = "samples") -> int | None:
+    """Return how many samples an option asks for; None is all.
 
     Raises:
         UsageError: If it is neither `all` nor a number of at least one.
@@ -152,8 +167,21 @@ def sample_count(samples: str) -> int | None:
     if samples == "all":
         return None
     if not _is_count(samples):
-        raise UsageError(f"samples is {samples!r}, allowed are all and 1, 2, ...", "use --samples all")
+        raise UsageError(f"{name} is {samples!r}, allowed are all and 1, 2, ...", f"use --{name} all")
     return int(samples)
+
+
+def with_radius(opt: str, rho: float | None) -> str:
+    """Return --opt with --rho written into it.
+
+    Raises:
+        UsageError: If both give a radius.
+    """
+    if rho is None:
+        return opt
+    if ":rho=" in opt.replace(" ", ""):
+        raise UsageError(f"--rho {rho:g} and --opt {opt} both give a radius", "give one of them")
+    return f"{opt}:rho={rho!r}"
 
 
 def options(of: type[Any] = TrainConfig) -> dict[str, Field[Any]]:

@@ -16,6 +16,7 @@ from sharpkit.engine import checkpoint, weights
 from sharpkit.engine.config import to_mapping
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.external import is_file_reference
+from sharpkit.engine.probes import Probes
 from sharpkit.engine.records import Records
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
@@ -67,6 +68,9 @@ class Fit:
         self.records = Records()
         self.best = -math.inf  # validation accuracy
         self.last: dict[str, Any] = {}  # the latest epoch's record
+        self.probes = Probes(session) if session.config.probe else None
+        self.probed: dict[str, float] = {}  # the latest measurements
+        self.probe_seconds = 0.0
         self._started = 0.0
         self._saved = "no checkpoint was written yet"
 
@@ -82,11 +86,13 @@ class Fit:
         self.observer.begin(session, self.position)
         session.model.train()
         self._started = time.perf_counter() - self.elapsed
+        self._probe(stop)
         while self.position < session.total_steps:
             epoch, start = divmod(self.position, session.steps_per_epoch)
             with closing(loader.epoch(epoch, start)) as batches:  # whoever reads ahead ends with the loop
                 for batch in batches:
                     self._step(batch, epoch)
+                    self._probe(stop)
                     if stop.signal_number and self.position % session.steps_per_epoch:
                         self._stop(stop.signal_number)
             self._end_epoch(epoch + 1)
@@ -122,6 +128,21 @@ class Fit:
             ) from error
 
     # ------------------------------------------------------------------ measurements
+
+    def _probe(self, stop: StopRequest) -> None:
+        """Measure if it is time and was not done yet; the clock of the run stands still meanwhile."""
+        if self.probes is None or not self.probes.due(self.position) or self.run.has("probe", self.position):
+            return
+        found = self.probes.measure(lambda: not stop.signal_number)
+        if found is None:  # a signal; the run that goes on makes up for it
+            return
+        self.probed, seconds = found
+        self._started += seconds
+        self.probe_seconds += seconds
+        epoch = self.position / self.session.steps_per_epoch
+        self.run.append([
+            {"kind": "probe", "step": self.position, "epoch": epoch, **self.probed, "seconds": round(seconds, 3)}
+        ])  # fmt: skip
 
     def _collect(self) -> None:
         bad = self.records.collect()
@@ -219,6 +240,8 @@ class Fit:
             "elapsed": self.elapsed,
             "best": self.best,
             "last": self.last,
+            "probe_seconds": self.probe_seconds,
+            "probed": self.probed,
         }
         checkpoint.save(target, content)
         self._saved = f"the last good checkpoint is {target} (step {self.position})"
@@ -249,6 +272,8 @@ class Fit:
         self.elapsed = content["elapsed"]
         self.best = content["best"]
         self.last = content["last"]
+        self.probe_seconds = content.get("probe_seconds", 0.0)
+        self.probed = content.get("probed", {})
         self._saved = f"the last good checkpoint is {where} (step {self.position})"
 
     # ------------------------------------------------------------------ endings

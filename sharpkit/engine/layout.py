@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sharpkit.core.precision import Mode, Precision
 from sharpkit.core.task import Batch, Supervised
-from sharpkit.engine.rehearsal import undisturbed
+from sharpkit.core.undisturbed import undisturbed
 from sharpkit.errors import UsageError
 
 _CLEARLY_FASTER = 0.85

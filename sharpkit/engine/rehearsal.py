@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sharpkit.core import randomness
-from sharpkit.core.buffers import Buffers
 from sharpkit.core.task import Batch, Task
+from sharpkit.core.undisturbed import undisturbed
 from sharpkit.errors import InputError, SharpkitError, one_line
-
-
-@contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Generator[None]:
-    """Put buffers, gradients, mode and the global random streams back at the end."""
-    buffers, streams, training = Buffers.of(model), randomness.capture(device), model.training
-    grads = [(param, param.grad) for param in model.parameters()]
-    try:
-        yield
-    finally:
-        buffers.put_back()
-        randomness.restore(streams, device)
-        model.train(training)
-        for param, grad in grads:
-            param.grad = grad
 
 
 def materialise(model: nn.Module, task: Task, batch: Batch) -> None:

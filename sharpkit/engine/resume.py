@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sharpkit.engine import checkpoint
-from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
+from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping, with_radius
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.rundir import RunDir
-from sharpkit.engine.session import build, recipe_text
+from sharpkit.engine.session import build
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 from sharpkit.recipes.grammar import parse
 
@@ -77,7 +77,7 @@ def _check_same(config: TrainConfig, given: Mapping[str, Any]) -> None:
     stored["rho"] = _radius(config.opt)
     for key, value in given.items():
         if key == "opt":
-            same = parse(recipe_text(replace(config, opt=value, rho=given.get("rho")))).text == config.opt
+            same = parse(with_radius(value, given.get("rho"))).text == config.opt
         else:
             same = key in _MAY_DIFFER or value in (stored.get(key), "auto")
         if not same:

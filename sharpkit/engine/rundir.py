@@ -58,6 +58,32 @@ class RunDir:
                 f"cannot write {self.metrics}: {error.strerror}", "the last good ckpt.pt is kept; free space there"
             ) from error
 
+    def records(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl that are whole.
+
+        Raises:
+            InputError: If there is no such file.
+        """
+        try:
+            text = self.metrics.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {self.metrics}: {one_line(error)}", "give a run directory") from error
+        found: list[dict[str, Any]] = []
+        for line in text.splitlines():
+            try:
+                record: Any = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(record, dict):
+                found.append(cast("dict[str, Any]", record))
+        return found
+
+    def has(self, kind: str, step: int) -> bool:
+        """Return whether there is a line of a kind of a step."""
+        if not self.metrics.is_file():
+            return False
+        return any((record.get("kind"), record.get("step")) == (kind, step) for record in self.records())
+
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of steps after `step`, and a torn last line, so that a resumed run does not repeat any."""
         if not self.metrics.is_file():

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sharpkit.core.task import Batch, Task
-from sharpkit.engine.rehearsal import undisturbed
+from sharpkit.core.undisturbed import undisturbed
 from sharpkit.errors import InputError, UsageError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

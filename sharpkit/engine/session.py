@@ -22,9 +22,10 @@ from sharpkit.data.split import Splits
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import compiled
-from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.config import TrainConfig, sample_count, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.layout import pick_layout
+from sharpkit.engine.probe_names import check_probes
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.engine.weights import load_weights
 from sharpkit.errors import InputError, UsageError, one_line
@@ -65,19 +66,6 @@ class Session:
         return self.config.epochs * len(self.loader)
 
 
-def recipe_text(config: TrainConfig) -> str:
-    """Return --opt with --rho written into it.
-
-    Raises:
-        UsageError: If both give a radius.
-    """
-    if config.rho is None:
-        return config.opt
-    if ":rho=" in config.opt.replace(" ", ""):
-        raise UsageError(f"--rho {config.rho:g} and --opt {config.opt} both give a radius", "give one of them")
-    return f"{config.opt}:rho={config.rho!r}"
-
-
 def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     """Build a run, deterministically from the configuration.
 
@@ -89,7 +77,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         UsageError: If names or values are not allowed.
         InputError: If data, model or initial weights cannot be had or do not fit.
     """
-    rule = parse(recipe_text(config))
+    rule = parse(with_radius(config.opt, config.rho))
     device = runtime.pick_device(config.device)
     runtime.set_determinism(config.deterministic)
     runtime.set_tf32(config.tf32)
@@ -101,6 +89,14 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
     augment = dataset.augment if config.augment == "auto" else config.augment
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
+    check_probes(
+        config.probe,
+        rule.name,
+        ahead="past" in rule.needs(),
+        samples=sample_count(config.probe_samples) or len(parts.train),
+        available=len(parts.train),
+        batch_size=config.batch_size,
+    )
     chosen = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
     external.seed(config.seed)
     model = _on(device, build_model(chosen, dataset))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch.nn import functional
 from sharpkit.core.task import Batch, Supervised
 from sharpkit.data.augment import PLAIN
 from sharpkit.data.dataset import Dataset
-from sharpkit.data.part import Part, in_order
+from sharpkit.data.part import Part, at_random, in_order
 from sharpkit.engine import checkpoint, external, runtime
 from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.engine.datasets import load_dataset, split_dataset
@@ -50,6 +51,16 @@ class Trained:
     def batches(self, size: int) -> list[Batch]:
         """Return all samples in order, in batches of a size; the last one may be smaller."""
         return list(self.samples.batches(in_order(len(self.samples), size), PLAIN))
+
+    def random_batches(self, size: int, count: int, *, seed: int = 0, replacement: bool = False) -> Iterator[Batch]:
+        """Yield random batches of a size; without replacement, those of a pass have no sample in common.
+
+        Raises:
+            UsageError: If there are fewer samples than a batch has.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        plan = at_random(len(self.samples), size, count, generator, replacement=replacement)
+        return self.samples.batches(plan, PLAIN)
 
 
 def load(

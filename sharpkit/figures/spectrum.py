@@ -9,12 +9,11 @@ import numpy as np
 
 from sharpkit.diagnostics.density import Density, broaden
 from sharpkit.diagnostics.spectrum import SpectrumResult
-from sharpkit.errors import InputError
+from sharpkit.figures import style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _FLOOR = 1e-6
 """The lowest density shown, relative to the highest, unless a single eigenvalue is lower."""
 
@@ -30,18 +29,14 @@ def spectrum(results: Mapping[str, SpectrumResult]) -> Figure:
     Raises:
         InputError: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("a figure needs matplotlib", 'pip install "sharpkit[plot]", or give --out FILE.npz') from error
     shown = _common(results)
-    figure = Figure(figsize=(6.4, 0.6 + 2.1 * len(results)), layout="constrained")
-    axes: Any = figure.subplots(len(results), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    figure, grid = style.panels(len(results), 1, width=6.4, height=0.6 + 2.1 * len(results), sharex=True, sharey=True)
+    axes = grid[:, 0]
     highest = max((float(density.mean.max()) for density in shown.values()), default=1.0)
     single = [0.05 / (results[name].parameters * density.sigma) for name, density in shown.items()]
     floor = min([highest * _FLOOR, *single])
     for i, (axis, (name, result)) in enumerate(zip(axes, results.items(), strict=True)):
-        colour = _COLOURS[i % len(_COLOURS)]
+        colour = style.colour(i)
         if name in shown:
             _draw_density(axis, shown[name], colour, floor)
             axis.set_yscale("log")
@@ -51,8 +46,7 @@ def spectrum(results: Mapping[str, SpectrumResult]) -> Figure:
             axis.set_yticks([])
         for k, value in enumerate(result.eigenvalues):
             axis.axvline(float(value), 0, 0.06, color="black", linewidth=1.2, label="eigenvalues" if k == 0 else None)
-        axis.set_title(_title(name, result), fontsize=9, loc="left")
-        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_title(_title(name, result), fontsize=style.TITLE, loc="left")
     axes[-1].set_xlabel(f"eigenvalue of the {_NAMES[next(iter(results.values())).kind]}")
     return figure
 
@@ -84,7 +78,7 @@ def _draw_density(axis: Any, density: Density, colour: str, floor: float) -> Non
         axis.fill_between(density.grid, lower, np.maximum(upper, floor), color=colour, alpha=0.35, linewidth=0)
     axis.annotate(
         f"Gaussian of width {density.sigma:.2g}, {len(density.nodes)} run{'s' * (len(density.nodes) > 1)}",
-        (0.99, 0.9), xycoords="axes fraction", ha="right", fontsize=7, color="0.4",
+        (0.99, 0.9), xycoords="axes fraction", ha="right", fontsize=style.SMALL, color=style.GREY,
     )  # fmt: skip
 
 

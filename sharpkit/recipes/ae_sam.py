@@ -22,6 +22,13 @@ _VARIANCE = "ae.variance"
 START_VARIANCE = math.exp(-10)
 
 
+def averaged(mean: float, variance: float, n: float, delta: float) -> tuple[float, float]:
+    """Return mu_t = delta mu_{t-1} + (1 - delta) n_t and var_t = delta var_{t-1} + (1 - delta) (n_t - mu_t)^2."""
+    mean = delta * mean + (1 - delta) * n
+    apart = n - mean
+    return mean, delta * variance + (1 - delta) * apart * apart
+
+
 @dataclass(frozen=True)
 class LargeGradient(Gate):
     """Perturb when n_t = ||g_t||^2 is at least mu_t + c_t sigma_t.
@@ -51,9 +58,8 @@ class LargeGradient(Gate):
         """Update the averages and compare; reads one number from the device, which the branch needs."""
         norm = float(vec.norm(step.here.grad))
         n = norm * norm  # inf, where ** would raise
-        mean = self.delta * step.shared.get(_MEAN, 0.0) + (1 - self.delta) * n
-        apart = n - mean
-        variance = self.delta * step.shared.get(_VARIANCE, START_VARIANCE) + (1 - self.delta) * apart * apart
+        before = step.shared.get(_MEAN, 0.0), step.shared.get(_VARIANCE, START_VARIANCE)
+        mean, variance = averaged(*before, n, self.delta)
         if not math.isfinite(variance):
             return False  # the averages would never be finite again
         step.shared[_MEAN], step.shared[_VARIANCE] = mean, variance

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from sharpkit.core import vec
 from sharpkit.core.base import LookAhead
+from sharpkit.core.memory import Drawer
 from sharpkit.core.parts import Constant
 from sharpkit.core.point import Point
 from sharpkit.core.rule import Rule
@@ -38,9 +39,15 @@ class AfterFirst(Gate):
 class LookAheadGradient(Ascent):
     """Climb q_t = grad L(B_{t-1}; y_t), or the gradient of the ascent loss there, computed in the step before."""
 
+    needs: ClassVar[frozenset[Need]] = frozenset({"past"})
+
     def direction(self, step: Step) -> Vec:
         """Return what is climbed."""
         return step.memory[_GRADIENT if step.ascent_loss is None else _CLIMBED]
+
+    def known(self, memory: Drawer) -> tuple[Vec, Work] | None:
+        """Return q and its batch."""
+        return (memory[_GRADIENT], Batch.unpack(memory[_BATCH])) if _GRADIENT in memory else None
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,8 @@ def test_a_rule_that_only_adds_to_the_loss_leaves_it_to_the_other_whether_to_per
 
 
 def test_needs_come_from_the_parts():
-    assert sampa().needs() == {"batch"}
-    assert (sampa() + asam()).needs() == {"batch"}
+    assert sampa().needs() == {"batch", "past"}
+    assert (sampa() + asam()).needs() == {"batch", "past"}
     assert sam().needs() == asam().needs() == sgd().needs() == set()
 
 

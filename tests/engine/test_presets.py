@@ -5,10 +5,9 @@ import re
 import pytest
 
 from sharpkit import RECIPES, parse
-from sharpkit.engine.config import TrainConfig, from_mapping, options
+from sharpkit.engine.config import TrainConfig, from_mapping, options, with_radius
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.presets import apply, configured, find
-from sharpkit.engine.session import recipe_text
 from sharpkit.errors import UsageError
 from sharpkit.recipes.grammar import parameters
 
@@ -31,7 +30,7 @@ def test_a_preset_is_a_valid_configuration_of_the_papers_own_method(name):
     assert isinstance(config, TrainConfig)
     own = next(iter(PRESETS[name].methods))
     assert config.opt.split(":")[0] == own or own in COMING - set(RECIPES)
-    parse(recipe_text(config))
+    parse(with_radius(config.opt, config.rho))
 
 
 @pytest.mark.parametrize(("preset", "method"), METHODS, ids=lambda given: getattr(given, "name", given))

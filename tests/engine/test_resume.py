@@ -221,7 +221,8 @@ def test_resuming_does_not_depend_on_the_options_default(tmp_path):
     with pytest.raises(InterruptedRunError):
         run(config, tmp_path / "a", observer=Stopper(8))
     kept = stored(tmp_path / "a/ckpt.pt")["config"]
-    unset = {"rho", "limit", "init", "clip", "preset", "rho_warmup_epochs"}  # None by default, which TOML cannot say
+    # None by default, which TOML cannot say
+    unset = {"rho", "limit", "init", "clip", "preset", "rho_warmup_epochs", "probe", "probe_every"}
     assert set(kept) >= set(replace(config).__dataclass_fields__) - unset
 
 

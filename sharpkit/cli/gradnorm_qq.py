@@ -1,0 +1,98 @@
+"""`sharpkit gradnorm-qq`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sharpkit.cli.measuring import OutFile, measured, options_of, tell
+from sharpkit.cli.shared import Checkpoints, ConfigFile, Json, NoColor, NoPlot, NoProgress, Quiet, Traceback, listed
+from sharpkit.cli.terminal import Terminal
+from sharpkit.commands.gradnorm_qq_config import GradNormConfig
+
+if TYPE_CHECKING:
+    from sharpkit.diagnostics.gradient_norms import GradNormResult
+
+
+def gradnorm_qq(
+    checkpoints: Checkpoints,
+    *,
+    config: ConfigFile = None,
+    out: OutFile = None,
+    no_plot: NoPlot = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+    no_color: NoColor = False,
+    traceback: Traceback = False,
+    **given: Any,
+) -> None:
+    """Are squared stochastic gradient norms normal: Q-Q plot, tests, and what it means for AE-SAM.
+
+    Example: sharpkit gradnorm-qq runs/digits-cnn-ae-sam-s0
+    """
+    from sharpkit.commands import gradnorm_qq as command
+
+    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
+    options = options_of(GradNormConfig, config, given)
+    names = listed(checkpoints)
+    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
+    tell(
+        result,
+        terminal,
+        lambda found: _line(found, options.test),
+        lambda results, terminal: _table(results, terminal, options.test),
+    )
+
+
+def _line(result: GradNormResult, test: str) -> dict[str, str]:
+    found, share = result.normality, result.share
+    row = {
+        "n": str(len(result.values)),
+        "mean": f"{found.mean:.8g}",
+        "var": f"{found.std**2:.6g}",
+        "skewness": f"{found.skewness:.5g}",
+        "kurtosis": f"{found.kurtosis:.5g}",
+        "r_qq": f"{found.r_qq:.6f}",
+    }
+    if test in ("both", "shapiro"):
+        row |= {"W": f"{found.shapiro.statistic:.6f}", "p": f"{found.shapiro.p:.4g}"}
+    if test in ("both", "anderson"):
+        row |= {"A2": f"{found.anderson.statistic:.5g}", "p_anderson": f"{found.anderson.p:.4g}"}
+    return row | {
+        "pct_sam_nominal": f"{100 * share.nominal_averaged:.2f}",
+        "pct_sam": f"{100 * share.empirical_averaged:.2f}",
+        "batch_size": str(result.samples),
+        "bn_mode": result.bn_mode,
+        "verdict": found.verdict,
+    }
+
+
+def _table(results: Mapping[str, GradNormResult], terminal: Terminal, test: str) -> None:
+    """Write what is usually read, a column a checkpoint."""
+    every = list(results.values())
+    found, shares, first = [r.normality for r in every], [r.share for r in every], every[0]
+    rows = [
+        ["mean", *(f"{f.mean:.5g}" for f in found)],
+        ["standard deviation", *(f"{f.std:.4g}" for f in found)],
+        ["skewness (normal: 0)", *(f"{f.skewness:.3f}" for f in found)],
+        ["kurtosis - 3 (normal: 0)", *(f"{f.kurtosis:.3f}" for f in found)],
+        ["r_qq (normal: 1)", *(f"{f.r_qq:.5f}" for f in found)],
+    ]
+    if test in ("both", "shapiro"):
+        rows.append(["Shapiro-Wilk W", *(f"{f.shapiro.statistic:.5f} (p = {f.shapiro.p:.2g})" for f in found)])
+    if test in ("both", "anderson"):
+        rows.append(["Anderson-Darling A²", *(f"{f.anderson.statistic:.4f} (p = {f.anderson.p:.2g})" for f in found)])
+    rows += [
+        ["outside the 95 % envelope", *(f"{f.outside} of {len(f.ordered)}" for f in found)],
+        ["%SAM, if they were normal", *(f"{100 * s.nominal_averaged:.1f}" for s in shares)],
+        ["%SAM, as they are", *(f"{100 * s.empirical_averaged:.1f} ± {100 * s.error:.1f}" for s in shares)],
+        ["verdict", *(f.verdict for f in found)],
+    ]
+    share = shares[0]
+    title = (
+        f"squared norms of the gradients of {len(first.values)} batches of {first.samples}, batch norm in "
+        f"{first.bn_mode} mode, "
+        f"no augmentation, no weight decay, {first.dtype}; %SAM of AE-SAM with lam1 {share.lam1:g}, lam2 {share.lam2:g}"
+    )
+    terminal.rows(["", *results], rows, title)

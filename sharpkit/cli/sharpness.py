@@ -1,0 +1,80 @@
+"""`sharpkit sharpness`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sharpkit.cli.measuring import OutFile, measured, options_of, tell
+from sharpkit.cli.shared import Checkpoints, ConfigFile, Json, NoColor, NoPlot, NoProgress, Quiet, Traceback, listed
+from sharpkit.cli.terminal import Terminal
+from sharpkit.commands.sharpness_config import SharpnessConfig
+
+if TYPE_CHECKING:
+    from sharpkit.diagnostics.sharpness import Estimate, SharpnessResult
+
+
+def sharpness(
+    checkpoints: Checkpoints,
+    *,
+    config: ConfigFile = None,
+    out: OutFile = None,
+    no_plot: NoPlot = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+    no_color: NoColor = False,
+    traceback: Traceback = False,
+    **given: Any,
+) -> None:
+    """How much does the loss rise around the weights: at worst, on average, and at worst for every few samples.
+
+    Example: sharpkit sharpness runs/digits-cnn-sam-s0 --rho 0.05 --m 128
+    """
+    from sharpkit.commands import sharpness as command
+
+    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
+    options = options_of(SharpnessConfig, config, given)
+    names = listed(checkpoints)
+    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
+    tell(result, terminal, _line, _table)
+
+
+def _line(result: SharpnessResult) -> dict[str, str]:
+    row = {"rule": result.rule, "rho": f"{result.radius:g}", "loss": f"{result.loss:.8g}"}
+    for name in ("one_step", "ascent", "average", "m_sharpness"):
+        found: Estimate | None = getattr(result, name)
+        row |= {name: f"{found.value:.8g}" if found else "", f"{name}_error": f"{found.error:.3g}" if found else ""}
+    return row | {
+        "m": str(result.m or ""),
+        "samples": str(result.samples),
+        "bn_mode": result.bn_mode,
+        "gradients": f"{result.gradients:g}",
+    }
+
+
+def _table(results: Mapping[str, SharpnessResult], terminal: Terminal) -> None:
+    """Write one table, a column a checkpoint."""
+    every = list(results.values())
+    first = every[0]
+    rows = [
+        ["worst case, one step", *(_value(r.one_step) for r in every)],
+        [f"worst case, {first.steps} steps", *(_value(r.ascent) for r in every)],
+    ]
+    if first.m_sharpness is not None:
+        steps = "one step" if first.m_steps == 1 else f"{first.m_steps} steps"
+        rows.append([f"worst case of {first.m} samples, {steps}", *(_value(r.m_sharpness) for r in every)])
+    if len(first.directions):
+        rows.append([f"average of {len(first.directions)} directions", *(_value(r.average) for r in every)])
+    rows += [["loss", *(f"{r.loss:.5g}" for r in every)], ["gradients", *(f"{r.gradients:g}" for r in every)]]
+    title = (
+        f"rise of the loss, {first.rule}, {first.samples} samples, batch norm in {first.bn_mode} mode, "
+        f"no augmentation, {first.dtype}"
+    )
+    terminal.rows(["", *results], rows, title)
+
+
+def _value(found: Estimate | None) -> str:
+    if found is None or found.value != found.value:
+        return ""
+    return f"{found.value:.5g}" + (f" ± {found.error:.2g}" if found.error == found.error else "")

@@ -1,0 +1,146 @@
+"""The largest loss in a ball around the weights, by projected gradient ascent that never goes down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sharpkit.core import vec
+from sharpkit.core.point import Point
+from sharpkit.core.rule import Rule
+from sharpkit.core.shape import TINY
+from sharpkit.core.step import Step
+from sharpkit.core.vec import Vec
+from sharpkit.diagnostics.reductions import wide
+from sharpkit.errors import UsageError
+
+_GROW, _SHRINK = 2.0, 0.25
+"""What becomes of the step length after a step that went up, and after one that did not."""
+
+_LONGEST = 1e6
+"""Step length, in radii: as good as infinite, where the next point is where the gradient points."""
+
+_SHORTEST = 1e-9
+"""Step length, in radii, below which there is nothing left to climb."""
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The e with |T^-1 e| <= rho, in a diagonal metric T and on the entries that masks leave: e = T u with |u| <= rho.
+
+    Args:
+        diagonal: T of every parameter; None is the identity.
+        radius: rho.
+        keep: Sets the entries that no mask leaves to zero.
+    """
+
+    diagonal: Sequence[Tensor | None]
+    radius: float
+    keep: Callable[[Vec], Vec]
+
+    @staticmethod
+    def of(rule: Rule, step: Step) -> Ball:
+        """Return the ball that a rule measures sharpness in.
+
+        Raises:
+            UsageError: If the rule states more than a metric, a radius and masks that stay.
+        """
+        beyond = rule.stated() - {"metric", "masks", "radius"}
+        # What plain SAM answers is stated by every complete rule.
+        beyond -= {"gate", "ascent", "rows", "descent"}
+        if rule.shards == 1:
+            beyond -= {"shards"}
+        if beyond or not all(mask.inside and mask.standing for mask in rule.masks):
+            slots = ", ".join(sorted(beyond)) or "masks"
+            raise UsageError(
+                f"{rule.name} states {slots}, and sharpness is the largest loss in a ball",
+                "use sam, asam, fisher-sam, sam-on or a union of these",
+            )
+
+        def keep(v: Vec) -> Vec:
+            for mask in rule.masks:
+                v = mask.apply(step, v)
+            return v
+
+        assert rule.radius is not None
+        diagonal = [None] * len(step.params) if rule.metric is None else rule.metric.diagonal(step, step.here.grad)
+        return Ball(diagonal, rule.radius.at(step), keep)
+
+    def times(self, v: Vec) -> Vec:
+        """Return T v."""
+        return [t if d is None else d * t for d, t in zip(self.diagonal, v, strict=True)]
+
+    def uphill(self, grad: Vec) -> Vec:
+        """Return the unit vector along T M g, the gradient by u; zero where that is zero."""
+        g = self.times(self.keep(grad))
+        return vec.scale(g, 1 / (vec.norm(g) + TINY))
+
+    def inside(self, u: Vec) -> Vec:
+        """Return the nearest point of the ball."""
+        return vec.scale(u, torch.clamp(self.radius / (vec.norm(u) + TINY), max=1.0))
+
+    def at_random(self, like: Sequence[Tensor], generator: torch.Generator) -> Vec:
+        """Return a random point u on the sphere, drawn on the CPU, so that it is the same on every device."""
+        drawn = [torch.randn(t.shape, generator=generator, dtype=torch.float32).to(t.device, t.dtype) for t in like]
+        u = self.keep(drawn)
+        return vec.scale(u, self.radius / (vec.norm(u) + TINY))
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A climb: the highest loss that was found, where, and what it cost."""
+
+    loss: float
+    point: Point  # where it was found
+    gradients: int  # beside the one at the start
+
+
+def climb(
+    step: Step, ball: Ball, steps: int, start: Vec | None = None, watch: Callable[[], bool] | None = None
+) -> Climb:
+    """Climb from u = `start`, or from the weights themselves, by at most so many gradients.
+
+    u' = P(u + eta uphill(u)), P the projection on the ball. A step that does not go up is not taken and the next is
+    shorter; after one that does the next is longer. The first from the weights is exactly one step of SAM, of length
+    rho, so the result is never below that.
+
+    Args:
+        step: The batch, and where its points come from.
+        ball: Where to stay.
+        steps: Gradients at most, beside the one at the start.
+        start: u, in the ball; None is the weights.
+        watch: Whether to go on, asked after every gradient.
+    """
+    u = vec.zeros_like(step.params) if start is None else start
+    best = step.here if start is None else step.at(ball.times(u))
+    loss = _read(best)
+    eta, made, stalled = 1.0, 0, False
+    while made < steps and not stalled:
+        ahead = ball.inside(vec.add(u, ball.uphill(best.grad), alpha=eta * ball.radius))
+        there = step.at(ball.times(ahead))
+        value = _read(there)
+        made += 1
+        if value > loss:
+            u, best, loss, eta = ahead, there, value, min(_LONGEST, eta * _GROW)
+        else:
+            eta *= _SHRINK
+        stalled = eta < _SHORTEST
+        if watch is not None and not watch():
+            break
+    return Climb(loss, best, made)
+
+
+def mean(losses: Tensor) -> float:
+    """Return the mean of losses (B,), in double precision."""
+    return float(losses.to(wide(losses.device)).mean())
+
+
+def _read(point: Point) -> float:
+    """Return the loss at a point, and have its gradient from the same pass; minus infinity where it is no number."""
+    _ = point.grad
+    value = mean(point.losses)
+    return -math.inf if math.isnan(value) else value
