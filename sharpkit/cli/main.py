@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from sharpkit import __version__
+from sharpkit.cli.compare import with_compare_options
 from sharpkit.cli.graddiff import graddiff
 from sharpkit.cli.gradnorm_qq import gradnorm_qq
 from sharpkit.cli.hessian import hessian
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(with_options(train))
+app.command()(with_compare_options())
 app.command()(with_options(hessian, HessianConfig, hessian_config.PANELS))
 app.command()(with_options(sharpness, SharpnessConfig, sharpness_config.PANELS))
 app.command()(with_options(graddiff, GradDiffConfig, graddiff_config.PANELS))

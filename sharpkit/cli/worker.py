@@ -59,7 +59,7 @@ def main() -> None:
                 measure(folder, config.device)
         except InterruptedRunError as error:
             wire.send("stopped", message=error.message)
-            sys.exit(128 + error.signal_number)
+            sys.exit(error.exit_code)
         except SharpkitError as error:
             wire.send("failed", code=error.code, exit_code=error.exit_code, message=error.message, hint=error.hint)
         except Exception as error:

@@ -19,12 +19,11 @@ from sharpkit.commands.requirements import Verdict, judged
 from sharpkit.commands.selection import selected
 from sharpkit.engine import rundir, runtime, seal
 from sharpkit.engine.cells import Cell, grid, seeds_of
-from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.config import TrainConfig, with_radius
 from sharpkit.engine.documents import document
 from sharpkit.engine.nominal import sequential_cost
 from sharpkit.engine.runs import collected
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.engine.session import recipe_text
 from sharpkit.errors import UsageError
 from sharpkit.recipes.grammar import parse
 from sharpkit.statistics.comparison import Group, Row, compared, sentence
@@ -176,7 +175,7 @@ def planned(opts: Sequence[str], given: Mapping[str, Any], config: CompareConfig
         metric_of(name)
     cells = grid(opts, given, seeds_of(config.seeds))
     for cell in cells:
-        parse(recipe_text(cell.config))
+        parse(with_radius(cell.config.opt, cell.config.rho))
     labels = list(dict.fromkeys(cell.label for cell in cells))
     if config.baseline is not None and config.baseline not in labels:
         raise UsageError(f"baseline is {config.baseline!r}, allowed are {', '.join(labels)}", "give one of them")
@@ -196,7 +195,7 @@ def planned(opts: Sequence[str], given: Mapping[str, Any], config: CompareConfig
 
 def _budgeted(cell: Cell) -> Cell:
     """Return a cell with as many epochs as give it the gradients of a recipe that takes two a step."""
-    cost = sequential_cost(recipe_text(cell.config))
+    cost = sequential_cost(with_radius(cell.config.opt, cell.config.rho))
     return replace(cell, config=replace(cell.config, epochs=max(1, round(cell.config.epochs * 2 / cost))))
 
 
@@ -242,7 +241,7 @@ def _groups(cells: Sequence[tuple[str, Any, int, Path]], config: CompareConfig) 
         summary = seal.summary_of(folder)
         summaries.setdefault((label, settings), {})[seed] = {**summary, "sharpness": read_sharpness(folder)}
     check_known(config.metrics, [one for by_seed in summaries.values() for one in by_seed.values()])
-    names = list(dict.fromkeys([*config.metrics, *(["val_acc"] if config.select == "val" else [])]))
+    names: list[str] = list(dict.fromkeys([*config.metrics, *(["val_acc"] if config.select == "val" else [])]))
     groups: list[Group] = []
     for (label, settings), by_seed in summaries.items():
         read = {name: {seed: value_of(name, one) for seed, one in by_seed.items()} for name in names}

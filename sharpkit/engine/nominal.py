@@ -18,9 +18,9 @@ _STEPS, _EPOCH, _BATCH, _FEATURES = 1000, 100, 8, 4
 def sequential_cost(recipe: str) -> float:
     """Return the gradients a step that must wait for one another, with two devices where that helps.
 
-    It is counted, in 1000 steps on random data with a linear model. So it is exact where a recipe decides by a schedule, and for one that
-    decides by chance or by gradient norms it is what these decide on data without structure, such as half of the steps for
-    `ae-sam` with its thresholds at -1 and 1.
+    It is counted, in 1000 steps on random data with a linear model. So it is exact where a recipe decides by a
+    schedule; one that decides by chance or by gradient norms decides there as on data without structure, such as on
+    half of the steps for `ae-sam` with its thresholds at -1 and 1.
 
     Args:
         recipe: A recipe string.
