@@ -59,7 +59,7 @@ def panels(rows: int, columns: int, *, width: float, height: float, **options: A
     axes: Any = figure.subplots(rows, columns, squeeze=False, **options)
     for axis in np.ravel(axes):
         axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=SMALL + 1)
+        axis.tick_params(which="both", labelsize=SMALL + 1)
         axis.xaxis.label.set_size(TITLE)
         axis.yaxis.label.set_size(TITLE)
     return figure, axes
