@@ -118,9 +118,9 @@ class Table:
         return {**self.common, **entry.options, "opt": entry.opt}
 
     def reference(self, entry: Entry) -> Entry | None:
-        """Return the entry that one is compared with: of the same metric and options, but for what a recipe has alone.
+        """Return the entry that one is compared with: of the same metric and options, but for the number of epochs.
 
-        The number of epochs may differ, since tables give methods of other cost other numbers.
+        Methods that cost less are often given more of them in one table.
         """
 
         def place(other: Entry) -> tuple[str, dict[str, Any]]:
