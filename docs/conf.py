@@ -12,6 +12,7 @@ sys.path.insert(0, str(HERE))
 
 import figures  # noqa: E402
 import spectra  # noqa: E402
+import surfaces  # noqa: E402
 import tables  # noqa: E402
 
 import sharpkit  # noqa: E402
@@ -69,6 +70,7 @@ def _within(pieces: list[str], k: int, mark: str) -> bool:
 def generate(app: Any) -> None:
     figures.draw_all(HERE / "_generated")
     spectra.draw(HERE / "_generated" / "hessian.png")
+    surfaces.draw(HERE / "_generated" / "landscape.png")
     tables.write_all(HERE / "_generated")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 import sharpkit
@@ -20,7 +20,13 @@ def draw(path: Path) -> None:
 
 
 def found(recipe: str) -> SpectrumResult:
-    """Train a small network on a thousand digits and return the spectrum of its minimum."""
+    """Return the spectrum of a minimum."""
+    model, x, y = trained(recipe)
+    return hessian(model, functional.cross_entropy, [(x, y)], density=True, runs=4, trace="deflated")
+
+
+def trained(recipe: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """Train a small network on a thousand digits; return it with them."""
     data = DATASETS["digits"]().train
     x, y = data.inputs[:1000], data.targets[:1000]
     torch.manual_seed(0)
@@ -30,4 +36,4 @@ def found(recipe: str) -> SpectrumResult:
     for _ in range(40):
         for rows in torch.randperm(len(x)).split(128):
             opt.step((x[rows], y[rows]))
-    return hessian(model, functional.cross_entropy, [(x, y)], density=True, runs=4, trace="deflated")
+    return model, x, y

@@ -10,6 +10,8 @@ import sharpkit
 from sharpkit.cli.options import PANELS, flag
 from sharpkit.commands.hessian_config import PANELS as HESSIAN_PANELS
 from sharpkit.commands.hessian_config import HessianConfig
+from sharpkit.commands.landscape_config import PANELS as LANDSCAPE_PANELS
+from sharpkit.commands.landscape_config import LandscapeConfig
 from sharpkit.data import DATASETS
 from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import TrainConfig, options
@@ -29,6 +31,7 @@ def write_all(folder: Path) -> None:
     (folder / "data.md").write_text(datasets(), encoding="utf-8")
     (folder / "options.md").write_text(option_tables(TrainConfig, PANELS), encoding="utf-8")
     (folder / "hessian_options.md").write_text(option_tables(HessianConfig, HESSIAN_PANELS), encoding="utf-8")
+    (folder / "landscape_options.md").write_text(option_tables(LandscapeConfig, LANDSCAPE_PANELS), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
     (folder / "published_tables.md").write_text(published(), encoding="utf-8")
     (folder / "published_metrics.md").write_text(metrics(), encoding="utf-8")

@@ -17,16 +17,25 @@ from sharpkit.cli.compare import with_compare_options
 from sharpkit.cli.graddiff import graddiff
 from sharpkit.cli.gradnorm_qq import gradnorm_qq
 from sharpkit.cli.hessian import hessian
+from sharpkit.cli.landscape import landscape
 from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
 from sharpkit.cli.plot import plot
 from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
-from sharpkit.commands import graddiff_config, gradnorm_qq_config, hessian_config, plot_config, sharpness_config
+from sharpkit.commands import (
+    graddiff_config,
+    gradnorm_qq_config,
+    hessian_config,
+    landscape_config,
+    plot_config,
+    sharpness_config,
+)
 from sharpkit.commands.graddiff_config import GradDiffConfig
 from sharpkit.commands.gradnorm_qq_config import GradNormConfig
 from sharpkit.commands.hessian_config import HessianConfig
+from sharpkit.commands.landscape_config import LandscapeConfig
 from sharpkit.commands.plot_config import PlotConfig
 from sharpkit.commands.sharpness_config import SharpnessConfig
 from sharpkit.engine.documents import document, to_json
@@ -40,6 +49,7 @@ app = typer.Typer(
 )
 app.command()(with_options(train))
 app.command()(with_compare_options())
+app.command()(with_options(landscape, LandscapeConfig, landscape_config.PANELS))
 app.command()(with_options(hessian, HessianConfig, hessian_config.PANELS))
 app.command()(with_options(sharpness, SharpnessConfig, sharpness_config.PANELS))
 app.command()(with_options(graddiff, GradDiffConfig, graddiff_config.PANELS))

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from sharpkit.core.task import Batch, Task
 
-_Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
-_Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+Layer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 _CONVOLVE: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: functional.conv1d,
     nn.Conv2d: functional.conv2d,
@@ -42,22 +42,22 @@ def folded(model: nn.Module, task: Task, batch: Batch) -> Generator[int]:
         batch: A few samples to look with.
     """
     with torch.no_grad():
-        before, pairs = _pairs(model, task, batch)
-        patched = _patch(pairs)
-        if pairs and not _same(before, task.outputs(batch)):
-            _restore(patched)
-            pairs, patched = [], []
+        before, found = pairs_of(model, task, batch)
+        patched = [m for layer, norm in found for m in patch(layer, norm, _fused(layer, norm), _pass)]
+        if found and not same(before, task.outputs(batch)):
+            unpatch(patched)
+            found, patched = [], []
     try:
-        yield len(pairs)
+        yield len(found)
     finally:
-        _restore(patched)
+        unpatch(patched)
 
 
-def _pairs(model: nn.Module, task: Task, batch: Batch) -> tuple[Tensor, list[tuple[_Layer, _Norm]]]:
+def pairs_of(model: nn.Module, task: Task, batch: Batch) -> tuple[Tensor, list[tuple[Layer, Norm]]]:
     """Return the outputs, and the pairs of which each member is called once."""
     made: dict[int, tuple[nn.Module, Tensor]] = {}
     calls: dict[nn.Module, int] = {}
-    found: list[tuple[_Layer, _Norm]] = []
+    found: list[tuple[Layer, Norm]] = []
 
     def after_layer(module: nn.Module, _: Any, output: Tensor) -> None:
         calls[module] = calls.get(module, 0) + 1
@@ -66,7 +66,7 @@ def _pairs(model: nn.Module, task: Task, batch: Batch) -> tuple[Tensor, list[tup
     def before_norm(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         calls[module] = calls.get(module, 0) + 1
         if inputs and id(inputs[0]) in made:
-            found.append(cast("tuple[_Layer, _Norm]", (made[id(inputs[0])][0], module)))
+            found.append(cast("tuple[Layer, Norm]", (made[id(inputs[0])][0], module)))
 
     handles: list[Any] = []
     for module in model.modules():
@@ -86,7 +86,7 @@ def _stored(module: nn.Module) -> bool:
     return not module.training and getattr(module, "running_mean", None) is not None
 
 
-def _foldable(layer: _Layer, norm: _Norm) -> bool:
+def _foldable(layer: Layer, norm: Norm) -> bool:
     """Return whether the layer is plain: zero padding, no hooks, channels where the norm has them."""
     plain = all(not _hooks(m) and "forward" not in vars(m) for m in (layer, norm))
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
@@ -98,16 +98,16 @@ def _hooks(module: nn.Module) -> bool:
     return bool(vars(module)["_forward_hooks"] or vars(module)["_forward_pre_hooks"])
 
 
-def _patch(pairs: list[tuple[_Layer, _Norm]]) -> list[nn.Module]:
-    patched: list[nn.Module] = []
-    for layer, norm in pairs:
-        vars(layer)["forward"] = _fused(layer, norm)
-        vars(norm)["forward"] = _pass
-        patched += [layer, norm]
-    return patched
+def patch(
+    layer: Layer, norm: Norm, layer_forward: Callable[[Tensor], Tensor], norm_forward: Callable[[Tensor], Tensor]
+) -> list[nn.Module]:
+    """Have a layer and a norm compute something else, until `unpatch`."""
+    vars(layer)["forward"], vars(norm)["forward"] = layer_forward, norm_forward
+    return [layer, norm]
 
 
-def _restore(patched: list[nn.Module]) -> None:
+def unpatch(patched: list[nn.Module]) -> None:
+    """Give modules their own computation back."""
     for module in patched:
         del vars(module)["forward"]
 
@@ -116,22 +116,29 @@ def _pass(inputs: Tensor) -> Tensor:
     return inputs
 
 
-def _fused(layer: _Layer, norm: _Norm) -> Callable[[Tensor], Tensor]:
-    def forward(inputs: Tensor) -> Tensor:
-        mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
-        scale = torch.rsqrt(variance + norm.eps)
-        if norm.affine:
-            scale = scale * norm.weight
-        weight = layer.weight * scale.reshape(-1, *(1 for _ in layer.weight.shape[1:]))
-        shift = -mean * scale if layer.bias is None else (layer.bias - mean) * scale
-        bias = shift + norm.bias if norm.affine else shift
-        if isinstance(layer, nn.Linear):
-            return functional.linear(inputs, weight, bias)
-        convolve = _CONVOLVE[type(layer)]
-        return convolve(inputs, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
-
-    return forward
+def _fused(layer: Layer, norm: Norm) -> Callable[[Tensor], Tensor]:
+    return lambda inputs: apply(layer, inputs, *fused(layer, norm))
 
 
-def _same(before: Tensor, after: Tensor) -> bool:
+def fused(layer: Layer, norm: Norm) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias that do what layer and norm do one after the other."""
+    mean, variance = cast("Tensor", norm.running_mean), cast("Tensor", norm.running_var)
+    scale = torch.rsqrt(variance + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight
+    weight = layer.weight * scale.reshape(-1, *(1 for _ in layer.weight.shape[1:]))
+    shift = -mean * scale if layer.bias is None else (layer.bias - mean) * scale
+    return weight, shift + norm.bias if norm.affine else shift
+
+
+def apply(layer: Layer, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return what a layer does to its inputs with another weight and bias."""
+    if isinstance(layer, nn.Linear):
+        return functional.linear(inputs, weight, bias)
+    convolve = _CONVOLVE[type(layer)]
+    return convolve(inputs, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+
+
+def same(before: Tensor, after: Tensor) -> bool:
+    """Return whether outputs differ by rounding only."""
     return bool((before - after).abs().max() <= _AGREE * before.abs().max())

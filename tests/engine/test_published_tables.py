@@ -9,11 +9,10 @@ import pytest
 
 from sharpkit import parse
 from sharpkit.data import DATASETS
-from sharpkit.engine.config import TrainConfig, from_mapping
+from sharpkit.engine.config import TrainConfig, from_mapping, with_radius
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.presets import configured
 from sharpkit.engine.published_tables import METRICS, TABLES, find
-from sharpkit.engine.session import recipe_text
 from sharpkit.errors import UsageError
 from sharpkit.models import MODELS
 from tests.engine.published import ALL, one
@@ -108,7 +107,7 @@ def test_every_entry_is_a_valid_run_of_its_data_and_model(table):
         config = configured(given)
         assert isinstance(config, TrainConfig)
         parse(entry.opt)
-        parse(recipe_text(config))
+        parse(with_radius(config.opt, config.rho))
         assert config.data in DATASETS or config.data.startswith("glue:")
         assert config.model in MODELS or config.model.startswith(("torchvision:", "hf:"))
 
