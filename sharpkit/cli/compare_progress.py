@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,6 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sharpkit.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from sharpkit.commands.compare import Study
     from sharpkit.commands.pool import Failure
     from sharpkit.engine.cells import Cell
 
@@ -20,13 +20,14 @@ class CompareProgress:
 
     Args:
         terminal: Decides between bars, lines and silence.
-        study: What is run.
+        total: How many runs there are.
+        left: Those that are not finished.
     """
 
-    def __init__(self, terminal: Terminal, study: Study) -> None:
+    def __init__(self, terminal: Terminal, total: int, left: Sequence[Cell]) -> None:
         self._terminal = terminal
-        self._left = {cell.name: cell for cell in study.unfinished([])}
-        self._all = len(study.cells)
+        self._left = {cell.name: cell for cell in left}
+        self._all = total
         self._epochs = {name: cell.config.epochs for name, cell in self._left.items()}
         self._done: dict[str, float] = dict.fromkeys(self._left, 0.0)
         self._running: set[str] = set()

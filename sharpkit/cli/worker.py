@@ -14,7 +14,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from sharpkit.commands.cell import finish, measure
+from sharpkit.commands.cell import finish
+from sharpkit.commands.final_sharpness import measure
 from sharpkit.commands.train import Quiet
 from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.session import Session
@@ -41,9 +42,9 @@ class Wire(Quiet):
         """Tell that an epoch is done."""
         self.send("epoch", epoch=record["epoch"])
 
-    def note(self, text: str) -> None:
-        """Pass a note on."""
-        self.send("note", text=text)
+    def tell(self, text: str) -> None:
+        """Say what whoever compares must know; notes of the run itself are in its folder."""
+        self.send("told", text=text)
 
 
 def main() -> None:
@@ -54,9 +55,9 @@ def main() -> None:
         job = json.loads(line)
         try:
             folder, config = Path(job["folder"]), TrainConfig(**job["config"])
-            finish(folder, config, wire)
+            finish(folder, config, wire, wire.tell)
             if job["sharpness"]:
-                measure(folder, config.device)
+                measure(folder, job["sharpness"], config.device)
         except InterruptedRunError as error:
             wire.send("stopped", message=error.message)
             sys.exit(error.exit_code)

@@ -2,60 +2,93 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
+import os
 import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sharpkit.commands import train
-from sharpkit.diagnostics.analysis import Wanted
-from sharpkit.diagnostics.problem import opened
-from sharpkit.diagnostics.spectrum import of_problem
-from sharpkit.engine import rundir, seal
-from sharpkit.engine.config import TrainConfig
-from sharpkit.engine.documents import finite
+from sharpkit.engine import checkpoint, seal
+from sharpkit.engine.cells import identity
+from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.engine.fit import Observer
 from sharpkit.engine.rundir import RunDir
-from sharpkit.engine.trained import load
-from sharpkit.errors import InputError
-
-_BATCH = 256
+from sharpkit.errors import InputError, SharpkitError
 
 
-def finish(folder: Path, config: TrainConfig, observer: Observer) -> None:
+def finish(folder: Path, config: TrainConfig, observer: Observer, tell: Callable[[str], None]) -> None:
     """Train a cell: go on with it where a checkpoint is there, else from the beginning.
 
-    A finished cell is left as it is. One whose files cannot be trusted is removed and trained anew.
+    A finished cell is left as it is. One whose files cannot be trusted is emptied and trained anew.
 
     Args:
         folder: Of this cell alone.
         config: What it is.
-        observer: Is told how it goes.
+        observer: Is told how the run goes.
+        tell: Is told why something that was there is not gone on with.
 
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
-    if seal.fault(folder) is None:
-        return
-    if not seal.sealed(folder) and RunDir(folder).checkpoint.is_file():
-        try:
-            train.resume(folder, observer=observer)
-        except InputError as error:
-            observer.note(f"begun anew: {error.message}")
-        else:
+    with _claimed(folder):
+        if (reason := seal.fault(folder)) is None:
             return
-    if folder.exists():
-        shutil.rmtree(folder)
-    train.run(config, folder, observer=observer)
+        if seal.sealed(folder):
+            tell(f"{folder} {reason}: trained anew")
+        elif any(folder.iterdir()):
+            if (reason := _hindrance(folder, config)) is None:
+                train.resume(folder, observer=observer)
+                return
+            tell(f"{folder} {reason}: trained anew")
+        _empty(folder)
+        train.run(config, folder, observer=observer)
 
 
-def measure(folder: Path, device: str) -> None:
-    """Measure how sharp a finished cell's minimum is, on all training samples, and store it beside the checkpoint.
+def _hindrance(folder: Path, config: TrainConfig) -> str | None:
+    """Return why an unfinished run cannot be gone on with, None if it can."""
+    try:
+        stored = checkpoint.load(RunDir(folder).checkpoint)
+        asked = TrainConfig(**from_mapping(stored["asked"], str(folder)))
+    except SharpkitError as error:
+        return f"is half a run: {error.message}"
+    except (KeyError, TypeError, ValueError):
+        return "is half a run: its checkpoint is not complete"
+    return None if identity(asked) == identity(config) else "holds a run of other options"
 
-    lambda is the largest eigenvalue of the Hessian, ratio lambda_1 / lambda_5, trace its trace to 1 %.
+
+@contextmanager
+def _claimed(folder: Path) -> Generator[None]:
+    """Keep other processes away from a cell's folder.
+
+    Raises:
+        InputError: If another one works in it, or it cannot be made.
     """
-    trained = load(folder, device=device)
-    with opened(trained.model, trained.task, trained.batches(_BATCH)) as problem:
-        found = of_problem(problem, Wanted(top=5, tol=1e-3, trace="deflated"))
-    assert found.trace is not None
-    values = {"lambda": float(found.eigenvalues[0]), "ratio": found.ratio, "trace": found.trace.value}
-    rundir.write_text(folder / "sharpness.json", json.dumps(finite(values)) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot use the folder {folder}: {error.strerror}", "give another --out") from error
+    try:
+        _lock(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"another process is training {folder}", "wait for it, then call again") from None
+    except OSError:  # a file system without locks
+        return
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

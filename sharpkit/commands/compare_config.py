@@ -11,10 +11,11 @@ from sharpkit.errors import UsageError, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Comparison": ("seeds", "baseline", "metric", "budget", "select", "sharpness", "jobs"),
+    "Paper": ("reproduce", "scale"),
     "Statistics": ("test", "correct", "ci", "require"),
 }
 
-SHARPNESS = ("lambda", "ratio", "trace")
+SHARPNESS = ("lambda", "ratio", "trace", "worst")
 """What can be measured of final checkpoints."""
 
 
@@ -29,13 +30,15 @@ class CompareConfig:
     seeds: str = option("5", "A number of seeds, a list as 0,3,7 or a range as 2-6.")
     baseline: str | None = option(None, "The optimizer that others are compared with.", shown="the first")
     metric: str = option("acc,pct_sam,grads_seq,s_per_epoch", "Columns, at commas; the first one is tested.")
-    budget: Literal["epochs", "grads"] = option(
-        "epochs", "The same for all: epochs, or gradients in sequence, of which --epochs are those of two a step."
+    budget: Literal["epochs", "grads", "seconds"] = option(
+        "epochs",
+        "The same for all: epochs; gradients in sequence, of which --epochs are those of two a step; or seconds, those "
+        "of the baseline, by a pilot run of each.",
     )
     select: Literal["none", "val"] = option(
         "none", "val keeps of each grid the value of the best mean validation accuracy."
     )
-    sharpness: str | None = option(None, "Columns of the final checkpoints: lambda,ratio,trace.", shown="none")
+    sharpness: str | None = option(None, "Columns of the final checkpoints: lambda,ratio,trace,worst.", shown="none")
     jobs: str = option("auto", "Processes; auto is one a CPU, with a thread each, and one on a GPU.")
     test: Literal["paired-t", "wilcoxon", "welch", "none"] = option("paired-t", "Test of the differences.")
     correct: Literal["holm", "bh", "none"] = option("holm", "Correction for the number of comparisons.")
@@ -44,7 +47,15 @@ class CompareConfig:
         None, "Exit with 6 unless this holds: A>=B of means, A>B significantly; several at commas.", shown="none"
     )
 
+    reproduce: str | None = option(
+        None, "Run a published table, PAPER/TABLE, and print its numbers beside ours.", shown="none"
+    )
+    scale: float = option(1.0, "Fraction of the epochs and data of --reproduce.")
+
     def __post_init__(self) -> None:
+        check_range("scale", self.scale, 0, 1, open_low=True)
+        if self.scale != 1 and self.reproduce is None:
+            raise UsageError(f"scale is {self.scale:g}, and there is no --reproduce to shrink", "leave --scale out")
         check_range("ci", self.ci, 0, 1, open_low=True, open_high=True)
         if self.jobs != "auto" and not (self.jobs.isascii() and self.jobs.isdecimal() and 0 < int(self.jobs) <= 1024):
             raise UsageError(f"jobs is {self.jobs!r}, allowed are auto and 1, 2, ..., 1024", "use --jobs auto")
@@ -58,19 +69,19 @@ class CompareConfig:
     @property
     def metrics(self) -> list[str]:
         """The columns, those of sharpness last."""
-        named = [name.strip() for name in self.metric.split(",") if name.strip()]
-        return list(dict.fromkeys([*named, *self.wanted_sharpness]))
+        return list(dict.fromkeys([*_parts(self.metric), *self.wanted_sharpness]))
 
     @property
     def wanted_sharpness(self) -> list[str]:
-        """What is measured of final checkpoints."""
-        return [name.strip() for name in (self.sharpness or "").split(",") if name.strip()]
+        """What is measured of final checkpoints: what is asked for, also as a metric."""
+        named = [name for name in _parts(self.metric) if name in SHARPNESS]
+        return list(dict.fromkeys([*named, *_parts(self.sharpness or "")]))
 
     @property
     def requirements(self) -> list[tuple[str, str, str]]:
         """(A, `>=` or `>`, B) for every requirement."""
         found: list[tuple[str, str, str]] = []
-        for text in _requirements(self.require or ""):
+        for text in _parts(self.require or ""):
             parts = re.fullmatch(r"\s*([^<>]+?)\s*(>=|>)\s*([^<>=]+?[^<>]*?)\s*", text)
             if parts is None:
                 raise UsageError(f"require is {text!r}, allowed are A>=B and A>B", "write for example 'sampa>=sgd'")
@@ -78,5 +89,5 @@ class CompareConfig:
         return found
 
 
-def _requirements(text: str) -> list[str]:
-    return [part for part in text.split(",") if part.strip()]
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

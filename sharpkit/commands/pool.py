@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -18,10 +18,10 @@ from typing import IO, Any, Protocol
 from sharpkit.engine.cells import Cell
 from sharpkit.engine.config import to_mapping
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.errors import SharpkitError
 
 _LOOK = 0.2  # seconds between two looks at a signal
 _PATIENCE = 120.0  # seconds that processes have to save and end
+_END = 10.0  # seconds that a process has to end that has nothing to do
 
 
 class Watcher(Protocol):
@@ -46,12 +46,15 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a cell has no result."""
+    """Why a cell has no result, or lacks a part of it."""
 
     code: str
     exit_code: int
     message: str
     hint: str = ""
+
+
+_AGAIN = "run the command again, which goes on with it"
 
 
 @dataclass
@@ -72,21 +75,24 @@ class _Worker:
 class Pool:
     """Trains cells in processes of their own, which get their cells one at a time.
 
-    A process that dies takes its cell with it and is replaced; a signal is passed on, so that every run is saved.
+    A process that dies takes its cell with it and is replaced; a signal is passed on, so that every run is saved. A
+    process whose standard input closes ends by itself, so none is left behind when this one is killed.
 
     Args:
         jobs: Processes.
         folder: The parent of the cells' folders.
         watcher: Is told how it goes.
         threads: Threads of each process; None leaves the choice to the environment.
-        sharpness: Whether the final checkpoints are measured too.
+        sharpness: What is measured of the final checkpoints.
     """
 
     jobs: int
     folder: Path
     watcher: Watcher
     threads: int | None = None
-    sharpness: bool = False
+    sharpness: Collection[str] = ()
+    told: list[str] = field(default_factory=list[str], init=False)
+    """What a reader of the result must know."""
     _workers: list[_Worker] = field(default_factory=list[_Worker], init=False)
 
     def run(self, cells: Sequence[Cell], stop: StopRequest) -> dict[str, Failure]:
@@ -98,7 +104,11 @@ class Pool:
                     self._assign(waiting, selector)
                     self._listen(selector, failures)
                 if stop.signal_number:
-                    self._wind_up(selector, failures)
+                    self._wind_up()
+            except BaseException:  # nobody waits for them any more
+                for worker in self._workers:
+                    worker.process.terminate()
+                raise
             finally:
                 for worker in self._workers:
                     _end(worker)
@@ -112,8 +122,8 @@ class Pool:
             job: dict[str, Any] = {
                 "folder": str(self.folder / worker.cell.name),
                 "config": to_mapping(worker.cell.config),
+                "sharpness": list(self.sharpness),
             }
-            job |= {"sharpness": self.sharpness}
             assert worker.process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it has died; that is told when its output ends
                 worker.process.stdin.write(json.dumps(job).encode() + b"\n")
@@ -151,8 +161,9 @@ class Pool:
             elif read == b"":
                 selector.unregister(worker.process.stdout)
                 self._workers.remove(worker)
+                words = worker.last_words()
                 _end(worker)
-                self._died(worker, failures)
+                self._died(worker, words, failures)
 
     def _hear(self, worker: _Worker, event: dict[str, Any], failures: dict[str, Failure]) -> None:
         cell = worker.cell
@@ -166,26 +177,30 @@ class Pool:
                 worker.cell = None
                 self.watcher.end(cell, None)
             case "failed":
-                worker.cell = None
-                failures[cell.name] = Failure(**event)
-                self.watcher.end(cell, failures[cell.name])
+                self._fail(worker, Failure(**event), failures)
             case "stopped":
-                worker.cell = None
-            case _:  # notes of single runs, such as their threads, are in their folders
-                pass
+                self._fail(worker, Failure("interrupted", 5, event["message"], _AGAIN), failures)
+            case "told":
+                self.told.append(event["text"])
+                self.watcher.note(event["text"])
+            case other:
+                raise AssertionError(other)
 
-    def _died(self, worker: _Worker, failures: dict[str, Failure]) -> None:
+    def _fail(self, worker: _Worker, failure: Failure, failures: dict[str, Failure]) -> None:
+        cell, worker.cell = worker.cell, None
+        assert cell is not None
+        failures[cell.name] = failure
+        self.watcher.end(cell, failure)
+
+    def _died(self, worker: _Worker, words: str, failures: dict[str, Failure]) -> None:
         if worker.cell is None:
             return
         code = worker.process.returncode
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        words = worker.last_words()
         message = f"its process ended with {how}" + (f": {words}" if words else "")
-        failure = Failure("died", 1, message, "run the command again, which goes on with it")
-        failures[worker.cell.name] = failure
-        self.watcher.end(worker.cell, failure)
+        self._fail(worker, Failure("died", 5, message, _AGAIN), failures)
 
-    def _wind_up(self, selector: selectors.BaseSelector, failures: dict[str, Failure]) -> None:
+    def _wind_up(self) -> None:
         """Have every process save its run and end."""
         for worker in self._workers:
             worker.process.terminate()
@@ -198,16 +213,15 @@ class Pool:
 
 def _end(worker: _Worker) -> None:
     """Close a process's input, which ends it, and wait."""
-    assert worker.process.stdin is not None
+    process = worker.process
+    assert process.stdin is not None
+    assert process.stdout is not None
     with contextlib.suppress(BrokenPipeError):
-        worker.process.stdin.close()
+        process.stdin.close()
     try:
-        worker.process.wait(timeout=10)
+        process.wait(timeout=_END)
     except subprocess.TimeoutExpired:
-        worker.process.kill()
-        worker.process.wait()
-
-
-def failure_of(error: SharpkitError) -> Failure:
-    """Return an error as the failure of a cell."""
-    return Failure(error.code, error.exit_code, error.message, error.hint)
+        process.kill()
+        process.wait()
+    process.stdout.close()
+    worker.errors.close()

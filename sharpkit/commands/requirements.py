@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.errors import UsageError
+from sharpkit.recipes.grid import named
 from sharpkit.statistics.comparison import LEVEL, Group
 from sharpkit.statistics.difference import difference
 
@@ -26,33 +27,47 @@ class Verdict:
     reason: str
 
 
-def judged(
-    requirements: Sequence[tuple[str, str, str]], groups: Sequence[Group], config: CompareConfig
-) -> list[Verdict]:
+def check_named(config: CompareConfig, labels: Sequence[str]) -> None:
+    """Refuse a baseline or a requirement on an optimizer that is not compared.
+
+    Raises:
+        UsageError: If there is one.
+    """
+    places = [("baseline", config.baseline)] if config.baseline is not None else []
+    places += [("require", name) for a, _, b in config.requirements for name in (a, b)]
+    for option, name in places:
+        if named(name, labels) is None:
+            raise UsageError(
+                f"{option} names {name!r}, allowed are {', '.join(dict.fromkeys(labels))}", f"correct --{option}"
+            )
+
+
+def judged(config: CompareConfig, groups: Sequence[Group]) -> list[Verdict]:
     """Return the verdict on each requirement, in every setting that has both optimizers.
 
     `A>=B`: the mean of A over seeds is not below that of B. `A>B`: A is above B and the test's p-value, which is not
-    corrected, is below 0.05.
-
-    Raises:
-        UsageError: If an optimizer is not in the table.
+    corrected, is below 0.05. A requirement that no setting has runs for is not met.
     """
-    metric = config.metrics[0]
+    labels = list(dict.fromkeys(group.label for group in groups))
     found: list[Verdict] = []
-    for a, relation, b in requirements:
-        labels = [group.label for group in groups]
-        for name in (a, b):
-            if labels and name not in labels:
-                raise UsageError(
-                    f"require names {name!r}, allowed are {', '.join(dict.fromkeys(labels))}", "correct --require"
-                )
-        by_setting = {group.settings: group for group in groups if group.label == b}
-        for ours in (group for group in groups if group.label == a and group.settings in by_setting):
-            base = by_setting[ours.settings]
-            test = "paired-t" if config.test == "none" else config.test
-            seen = difference(ours.values.get(metric, {}), base.values.get(metric, {}), test=test, level=config.ci)
-            met = seen.mean >= 0 if relation == ">=" else seen.mean > 0 and seen.p < LEVEL
-            place = "".join(f", {key} {value}" for key, value in ours.settings)
-            p = "" if relation == ">=" else f", {seen.reason}" if seen.reason else f", p = {seen.p:.2g}"
-            found.append(Verdict(f"{a}{relation}{b}{place}", met, f"{metric}: {seen.mean:+.4g}{p}"))
+    for a, relation, b in config.requirements:
+        by_setting = {group.settings: group for group in groups if group.label == named(b, labels)}
+        pairs = [
+            (group, by_setting[group.settings])
+            for group in groups
+            if group.label == named(a, labels) and group.settings in by_setting
+        ]
+        found += [_verdict(f"{a}{relation}{b}", relation, ours, base, config) for ours, base in pairs]
+        if not pairs:
+            found.append(Verdict(f"{a}{relation}{b}", False, "there are no runs of both with the same settings"))
     return found
+
+
+def _verdict(text: str, relation: str, ours: Group, base: Group, config: CompareConfig) -> Verdict:
+    metric = config.metrics[0]
+    test = "paired-t" if config.test == "none" else config.test
+    seen = difference(ours.values.get(metric, {}), base.values.get(metric, {}), test=test, level=config.ci)
+    met = seen.mean >= 0 if relation == ">=" else seen.mean > 0 and seen.p < LEVEL
+    place = "".join(f", {key} {value}" for key, value in ours.settings)
+    p = "" if relation == ">=" else f", {seen.reason}" if seen.reason else f", p = {seen.p:.2g}"
+    return Verdict(f"{text}{place}", met, f"{metric}: {seen.mean:+.4g}{p}" if seen.n else seen.reason)

@@ -8,17 +8,25 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
-from typing import Any, Literal, Union, get_args, get_origin
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin
 
 from sharpkit.engine.config import TrainConfig, from_mapping, kinds, to_mapping
+from sharpkit.engine.external import is_file_reference
 from sharpkit.engine.presets import configured
 from sharpkit.errors import UsageError
 from sharpkit.recipes.grid import expanded
 from sharpkit.statistics.comparison import Settings
 
-_MACHINE = ("device", "threads", "workers", "data_dir", "download")
-"""Options that do not make a run another one."""
+_NOT_THE_RUN = ("device", "threads", "workers", "data_dir", "download", "preset")
+"""Options that do not make a run another one; a preset's values are in the others."""
+
+_NO_LIST = ("probe", "probe_samples", "data_dir", "device", "threads", "workers", "init")
+"""Options whose text may have commas of its own, or of which a comparison needs one value."""
+
+_MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -44,9 +52,30 @@ class Cell:
     def name(self) -> str:
         """The folder: what a person tells it by, and a digest of the whole configuration, so that no other has it."""
         told = "-".join([self.label, *(f"{key}={value}" for key, value in self.settings)])
-        known = {key: value for key, value in to_mapping(self.config).items() if key not in _MACHINE}
+        known = {**identity(self.config), "files": _files(self.config)}
         digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:8]
         return f"{re.sub(r'[^A-Za-z0-9.=,+_-]+', '_', told)[:120]}-s{self.seed}-{digest}"
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """Return the options that make a run what it is."""
+    return {key: value for key, value in to_mapping(config).items() if key not in _NOT_THE_RUN}
+
+
+def _files(config: TrainConfig) -> dict[str, str]:
+    """Return digests of the user's own files: another content is another run."""
+    named = {"data": config.data, "model": config.model}
+    paths = {key: Path(text.rpartition(":")[0]) for key, text in named.items() if is_file_reference(text)}
+    if config.init is not None:
+        given = Path(config.init)
+        paths["init"] = given / "ckpt.pt" if given.is_dir() else given
+    return {key: _file_digest(path, path.stat().st_mtime_ns) for key, path in paths.items() if path.is_file()}
+
+
+@cache
+def _file_digest(path: Path, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def seeds_of(text: str) -> list[int]:
@@ -60,13 +89,15 @@ def seeds_of(text: str) -> list[int]:
         if "," in text:
             seeds = [int(part) for part in text.split(",") if part.strip()]
         elif (ends := re.fullmatch(r"\s*(\d+)\s*-\s*(\d+)\s*", text)) is not None:
-            seeds = list(range(int(ends[1]), int(ends[2]) + 1))
+            seeds = list(range(int(ends[1]), int(ends[2]) + 1)[: _MOST_SEEDS + 1])
         else:
-            seeds = list(range(int(text)))
+            seeds = list(range(int(text))[: _MOST_SEEDS + 1])
     except ValueError:
         raise UsageError(f"seeds is {text!r}, {allowed}", "use --seeds 5") from None
     if not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UsageError(f"seeds is {text!r}, which is empty, negative or has one twice; {allowed}", "use --seeds 5")
+    if len(seeds) > _MOST_SEEDS:
+        raise UsageError(f"seeds is {text!r}, allowed are {_MOST_SEEDS} at most", "use --seeds 5")
     return seeds
 
 
@@ -100,13 +131,17 @@ def grid(opts: Sequence[str], given: Mapping[str, Any], seeds: Iterable[int]) ->
 
 
 def listed(name: str, value: Any) -> list[Any]:
-    """Return the values of an option: those of a text with commas, each in the option's type, or the one given."""
-    if not isinstance(value, str):
+    """Return the values of an option, each in its type: of a text with commas, of a list, or the one given."""
+    if isinstance(value, list):
+        values = [from_mapping({name: one}, "the list")[name] for one in cast("list[Any]", value)]
+    elif not isinstance(value, str):
         return [value]
-    texts = [part.strip() for part in value.split(",")] if "," in value else [value]
-    values = [from_mapping({name: typed(name, text)}, "the command line")[name] for text in texts]
-    if len(set(map(str, values))) < len(values):
-        raise UsageError(f"--{name.replace('_', '-')} {value} has a value twice", "give each once")
+    else:
+        several = "," in value and name not in _NO_LIST
+        texts = [part.strip() for part in value.split(",")] if several else [value]
+        values = [from_mapping({name: typed(name, text)}, "the command line")[name] for text in texts]
+    if not values or len(set(map(repr, values))) < len(values):
+        raise UsageError(f"--{name.replace('_', '-')} {value} is empty or has a value twice", "give each once")
     return values
 
 
@@ -117,10 +152,8 @@ def typed(name: str, text: str) -> Any:
         UsageError: If the option takes a number and the text is none.
     """
     kind = kinds(TrainConfig)[name]
-    parts = get_args(kind) if get_origin(kind) not in (None, Literal) else (kind,)
-    if get_origin(kind) is Union or str in parts or any(get_origin(part) is Literal for part in parts):
-        return text
-    number = int if int in parts else float if float in parts else None
+    parts = (kind,) if get_origin(kind) is Literal else get_args(kind) or (kind,)
+    number = None if str in parts else int if int in parts else float if float in parts else None
     if number is None:
         return text
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import stats
 from sharpkit.errors import UsageError
 from sharpkit.figures.style import GREY, SMALL, colour, legend_above, line, marker, panels
 from sharpkit.recipes.grammar import pieces
-from sharpkit.statistics.comparison import Row
+from sharpkit.statistics.comparison import Row, Settings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,17 +81,12 @@ def against(rows: Sequence[Row], key: str, metric: str, title: str) -> Figure:
         title: Its label.
 
     Raises:
-        UsageError: If no row has the key.
+        UsageError: As `checked_keys` says.
         InputError: If matplotlib is not installed.
     """
-    keys = [part.strip().replace("-", "_") for part in key.split(",")]
-    if len(keys) > 2:
-        raise UsageError(f"plot-vs is {key!r}, allowed are one key or two", "write for example --plot-vs rho")
+    keys = checked_keys(key, [(row.group.label, row.group.settings) for row in rows])
     places = [_place(row, keys) for row in rows]
     kept = [(place, row) for place, row in zip(places, rows, strict=True) if None not in place[0]]
-    if not kept:
-        known = sorted({k for row in rows for k in _all_keys(row)})
-        raise UsageError(f"plot-vs is {key!r}, which no row has", f"allowed are {', '.join(known)}")
     lines: dict[str, list[tuple[tuple[str, ...], Row]]] = {}
     for (values, rest), row in kept:
         lines.setdefault(rest, []).append((values, row))  # pyright: ignore[reportArgumentType]
@@ -99,15 +94,36 @@ def against(rows: Sequence[Row], key: str, metric: str, title: str) -> Figure:
     return _heat(lines, keys, metric, title) if len(keys) == 2 else _curves(lines, flat, keys[0], metric, title)
 
 
-def _all_keys(row: Row) -> dict[str, str]:
-    """Return every key of a row's recipe and settings with its value."""
-    given = [item.partition("=") for item in pieces(row.group.label)[1:]]
-    return {**{key.strip(): value for key, _, value in given}, **dict(row.group.settings)}
+def checked_keys(text: str, places: Iterable[tuple[str, Settings]]) -> list[str]:
+    """Return the one or two keys that a figure is drawn against.
+
+    Args:
+        text: As it was given, at a comma.
+        places: Recipes and settings of the rows.
+
+    Raises:
+        UsageError: If they are more, or no row has them.
+    """
+    keys = [part.strip().replace("-", "_") for part in text.split(",")]
+    if len(set(keys)) != len(keys) or len(keys) > 2:
+        raise UsageError(f"plot-vs is {text!r}, allowed are one key or two", "write for example --plot-vs rho")
+    known = [_all_keys(label, settings) for label, settings in places]
+    if not any(all(key in of for key in keys) for of in known):
+        every = sorted({key for of in known for key in of})
+        there = f"allowed are {', '.join(every)}" if every else "nothing varies that has a name"
+        raise UsageError(f"plot-vs is {text!r}, which no row has", there)
+    return keys
+
+
+def _all_keys(label: str, settings: Settings) -> dict[str, str]:
+    """Return every key of a recipe and its settings with its value."""
+    given = [item.partition("=") for item in pieces(label)[1:]]
+    return {**{key.strip(): value for key, _, value in given}, **dict(settings)}
 
 
 def _place(row: Row, keys: list[str]) -> tuple[tuple[str | None, ...], str]:
     """Return the values of the keys, and what a row is besides them."""
-    known = _all_keys(row)
+    known = _all_keys(row.group.label, row.group.settings)
     head, *rest = pieces(row.group.label)
     others = [item for item in rest if item.partition("=")[0].strip() not in keys]
     settings = [f"{name} {value}" for name, value in row.group.settings if name not in keys]

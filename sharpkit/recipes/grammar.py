@@ -79,7 +79,7 @@ def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> 
 
 def pieces(text: str) -> list[str]:
     """Return a recipe string cut at its colons, but for those inside a value such as 2:4."""
-    return re.split(r":(?!\d+(?::|$))", text.strip()) if "=" in text else text.strip().split(":")
+    return re.split(r":(?!\d+(?:[:,]|$))", text.strip()) if "=" in text else text.strip().split(":")
 
 
 def _assignment(item: str, text: str) -> tuple[str, str]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from itertools import product
 
 from sharpkit.errors import UsageError
-from sharpkit.recipes.grammar import pieces
+from sharpkit.recipes.grammar import parse, pieces
 
 
 def expanded(text: str) -> list[str]:
@@ -30,6 +31,31 @@ def _each(item: str, text: str) -> list[str]:
     return [item]
 
 
-def varied(text: str) -> list[str]:
-    """Return the keys that have a list of values."""
-    return [item.partition("=")[0].strip() for item in pieces(text)[1:] if "," in item]
+def named(name: str, labels: Sequence[str]) -> str | None:
+    """Return which of some recipe strings a name means: itself, the same recipe in other words, or the only one of that
+    recipe.
+    """
+    if name in labels:
+        return name
+    text = _canonical(name)
+    same = [label for label in labels if text is not None and _canonical(label) == text]
+    of_recipe = [label for label in dict.fromkeys(labels) if pieces(label)[0] == name.strip()]
+    return same[0] if same else of_recipe[0] if len(of_recipe) == 1 else None
+
+
+def shortened(texts: Collection[str]) -> dict[str, str]:
+    """Return recipes in full without the parameters that have their default in all of the same recipe."""
+    short: dict[str, str] = {}
+    for text in texts:
+        head, *items = pieces(text)
+        alike = [set(pieces(other)[1:]) for other in texts if pieces(other)[0] == head]
+        usual = set(pieces(_canonical(head) or head)[1:]).intersection(*alike)
+        short[text] = ":".join([head, *(item for item in items if item not in usual)])
+    return short
+
+
+def _canonical(text: str) -> str | None:
+    try:
+        return parse(text).text
+    except UsageError:
+        return None

@@ -25,7 +25,7 @@ class Group:
         label: The optimizer, as it was asked for.
         settings: The varied options.
         values: Metric by name, a value by seed.
-        note: What a reader must know of it.
+        note: The recipe that was chosen, where the label stands for several.
     """
 
     label: str
@@ -112,12 +112,13 @@ def _std(values: Mapping[int, float]) -> float:
     return float(np.std(list(values.values()), ddof=1)) if len(values) > 1 else math.nan
 
 
-def sentence(row: Row, unit: str, *, corrected: bool = True) -> str:
+def sentence(row: Row, unit: str, digits: int = 2, *, corrected: bool = True) -> str:
     """Return what the difference means, in plain words.
 
     Args:
         row: Of a table.
         unit: Of the metric, such as `points`.
+        digits: After the point.
         corrected: Whether the p-value is corrected for the number of comparisons.
     """
     found = row.difference
@@ -125,10 +126,10 @@ def sentence(row: Row, unit: str, *, corrected: bool = True) -> str:
         return "the baseline"
     if found is None or not found.n:
         return "no baseline with these settings" if found is None else found.reason
-    size = f"{found.mean:+.2f} {unit}"
+    size = f"{found.mean:+.{digits}f} {unit}".rstrip()
     if math.isnan(found.p):
         return f"{size}; {found.reason}"
-    interval = "" if math.isnan(found.low) else f" [{found.low:+.2f}, {found.high:+.2f}]"
+    interval = "" if math.isnan(found.low) else f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
     p = f"{'p_adj' if corrected else 'p'} = {p_text(row.p_adjusted)}"
     if row.significant:
         return f"{size}{interval}, {p}"
