@@ -21,6 +21,7 @@ from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import TrainConfig, options
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.published import Values
+from sharpkit.engine.published_tables import METRICS, PAPERS, TABLES, Table
 from sharpkit.models import MODELS
 from sharpkit.models import describe as of_model
 from sharpkit.recipes.describe import describe
@@ -46,6 +47,8 @@ def write_all(folder: Path) -> None:
     for name, (of, panels) in COMMANDS.items():
         (folder / f"{name}_options.md").write_text(option_tables(of, panels), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
+    (folder / "published_tables.md").write_text(published(), encoding="utf-8")
+    (folder / "published_metrics.md").write_text(metrics(), encoding="utf-8")
 
 
 def recipes() -> str:
@@ -123,6 +126,49 @@ def presets() -> str:
 
 def _settings(values: Values) -> str:
     return ", ".join(f"{name.replace('_', '-')} {value.value}" for name, value in values.items())
+
+
+def published() -> str:
+    """Return for every paper a table of its tables, and what is to be known about each."""
+    parts: list[str] = []
+    for paper in PAPERS:
+        own = [one for name, one in TABLES.items() if name.partition("/")[0] == paper]
+        rows = [
+            (
+                f"`{one.name}`",
+                one.caption,
+                str(len(one.entries) + len(one.averages)),
+                str(one.seeds or "not said"),
+                f"`{one.baseline}`" if one.baseline else "pairs",
+                _named(one, "data"),
+                _named(one, "model"),
+            )
+            for one in own
+        ]
+        header = ("table", "what it shows", "numbers", "runs", "compared with", "data", "models")
+        cited = own[0].source.partition("),")[0]
+        shared = [remark for remark in own[0].remarks if all(remark in one.remarks for one in own)]
+        remarks = "".join(f"- `{one.name}`: {said}\n" for one in own if (said := _remarks(one, without=shared)))
+        parts.append(f"## {cited})\n\n{' '.join(shared)}\n\n{table(header, rows)}\n{remarks}")
+    return "\n".join(parts)
+
+
+def _named(published_table: Table, option: str) -> str:
+    """Return the values that an option has in a table."""
+    values = [published_table.given(entry)[option] for entry in published_table.entries]
+    return ", ".join(f"`{value}`" for value in dict.fromkeys(values))
+
+
+def _remarks(published_table: Table, without: list[str]) -> str:
+    """Return what is to be known about a table, and what is odd about single numbers of it."""
+    printed = [*published_table.entries, *(average.entry for average in published_table.averages)]
+    notes = [f"`{entry.opt}`, {entry.printed}: {entry.note}." for entry in printed if entry.note]
+    return " ".join([*(remark for remark in published_table.remarks if remark not in without), *notes])
+
+
+def metrics() -> str:
+    """Return a row for every metric of the published tables."""
+    return table(("metric", "what it is"), [(f"`{name}`", what) for name, what in METRICS.items()])
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

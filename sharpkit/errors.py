@@ -66,6 +66,21 @@ class InterruptedRunError(SharpkitError):
         self.exit_code = 128 + signal_number
 
 
+class AllFailedError(SharpkitError):
+    """Several runs of which all failed for one reason, with the code of that reason.
+
+    Args:
+        message: What is wrong with them.
+        hint: What to do about it.
+        code: Of the reason.
+        exit_code: Of the reason.
+    """
+
+    def __init__(self, message: str, hint: str, code: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self.code, self.exit_code = code, exit_code
+
+
 class SharpkitWarning(UserWarning):
     """Something that is allowed but probably not what was meant."""
 

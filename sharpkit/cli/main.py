@@ -13,6 +13,7 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from sharpkit import __version__
+from sharpkit.cli.compare import with_compare_options
 from sharpkit.cli.graddiff import graddiff
 from sharpkit.cli.gradnorm_qq import gradnorm_qq
 from sharpkit.cli.hessian import hessian
@@ -48,6 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(with_options(train))
+app.command()(with_compare_options())
 for _name, _function, _of, _panels in (
     ("landscape", landscape, LandscapeConfig, landscape_config.PANELS),
     ("hessian", hessian, HessianConfig, hessian_config.PANELS),

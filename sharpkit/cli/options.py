@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import typer
@@ -70,8 +70,13 @@ def with_options(
     function: Callable[..., Any], of: type[Any] = TrainConfig, panels: Mapping[str, tuple[str, ...]] = PANELS
 ) -> Callable[..., Any]:
     """Give a command function the options of a configuration, by default of a training run, for its `**given`."""
+    return with_parameters(function, parameters(of, panels))
+
+
+def with_parameters(function: Callable[..., Any], added: Sequence[inspect.Parameter]) -> Callable[..., Any]:
+    """Give a command function further options for its `**given`."""
     own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.kind is not p.VAR_KEYWORD]
-    signature = inspect.Signature([*own, *parameters(of, panels)])
+    signature = inspect.Signature([*own, *added])
 
     def command(*args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)

@@ -68,15 +68,22 @@ class Terminal:
             except BrokenPipeError:  # who read the log is gone; the run goes on
                 sys.stderr = pathlib.Path(os.devnull).open("w")  # noqa: SIM115
 
-    def rows(self, header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
-        """Write a table to stdout: rich for a person, tab-separated with a header otherwise."""
+    def rows(self, header: Sequence[str], rows: Iterable[Sequence[str]], title: str = "", whole: int = 0) -> None:
+        """Write a table to stdout: rich for a person, tab-separated with a header otherwise.
+
+        Args:
+            header: Names of the columns.
+            rows: Their cells.
+            title: For a person.
+            whole: How many columns, from the left, are not broken into lines as long as others can be.
+        """
         if not self.person:
             for row in (header, *rows):
                 print("\t".join(cell.replace("\t", " ") for cell in row))
             return
         table = Table(title=title or None, title_justify="left", header_style="bold")
-        for name in header:
-            table.add_column(name, overflow="fold")
+        for i, name in enumerate(header):
+            table.add_column(name, overflow="fold", no_wrap=i < whole)
         for row in rows:
             table.add_row(*row)
         self.out().print(table)

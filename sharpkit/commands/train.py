@@ -23,6 +23,7 @@ from sharpkit.engine.records import NOTES
 from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
+from sharpkit.engine.seal import seal, unseal
 from sharpkit.engine.session import Session, build, model_name
 from sharpkit.engine.weights import load_state
 from sharpkit.errors import UsageError
@@ -172,10 +173,12 @@ def _plan(session: Session, folder: Path, done: int) -> TrainPlan:
 def _train(fit: Fit) -> TrainResult:
     for note in fit.session.notes:
         fit.observer.note(note)
+    unseal(fit.run)
     with StopRequest() as stop:
         fit.train(stop)
     result = _result(fit)
     rundir.write_text(fit.run.summary, to_json(result.document()))
+    seal(fit.run)
     return result
 
 
@@ -188,7 +191,8 @@ def _result(fit: Fit) -> TrainResult:
         metrics = {name: value for name, value in metrics.items() if not name.endswith("_acc")}
     metrics |= {name: float(fit.last[name]) for name in NOTES if name in fit.last}
     metrics |= {name: float(value) for name, value in fit.probed.items()}
-    files = [fit.run.checkpoint, fit.run.config, fit.run.path / "env.json", fit.run.metrics, fit.run.summary]
+    run = fit.run
+    files = [run.checkpoint, run.config, run.path / "env.json", run.metrics, run.summary, run.path / "seal.json"]
     best = fit.run.path / "best.pt"
     if session.config.save_every == "best" and best.is_file():
         judged = "acc" if session.dataset.metrics == ("acc",) else "score"

@@ -44,7 +44,7 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove the files of an earlier run."""
-        for path in (self.checkpoint, self.metrics, self.summary, *self.path.glob("*.pt")):
+        for path in (self.checkpoint, self.metrics, self.summary, self.path / "seal.json", *self.path.glob("*.pt")):
             path.unlink(missing_ok=True)
 
     def append(self, records: list[dict[str, Any]]) -> None:

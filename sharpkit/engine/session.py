@@ -100,7 +100,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         available=len(parts.train),
         batch_size=config.batch_size,
     )
-    chosen = ("cnn" if len(dataset.shape) == 3 else "mlp") if config.model == "auto" else config.model
+    chosen = _model_of(config, dataset)
     external.seed(config.seed)
     model = _on(device, build_model(chosen, dataset))
     task = Supervised(model, loss)
@@ -164,6 +164,26 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         scheduler=schedules.attach(base, config, len(loader)),
         notes=tuple(notes),
     )
+
+
+def check_parts(config: TrainConfig) -> None:
+    """Make the data and the model of a run, without a pass, and forget them.
+
+    Raises:
+        UsageError: If there is none of that name.
+        InputError: If they cannot be had or do not fit.
+    """
+    dataset = load_dataset(config)
+    split_dataset(config, dataset)
+    external.seed(config.seed)
+    build_model(_model_of(config, dataset), dataset)
+
+
+def _model_of(config: TrainConfig, dataset: Dataset) -> str:
+    """Return the model's name with the choice made that `auto` stands for."""
+    if config.model != "auto":
+        return config.model
+    return "cnn" if len(dataset.shape) == 3 else "mlp"
 
 
 def _warmup_steps(config: TrainConfig, steps_per_epoch: int) -> int | None:

@@ -47,7 +47,7 @@ def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> 
         ConflictError: If the recipes cannot be united.
     """
     table = RECIPES if table is None else table
-    head, *assignments = _pieces(text)
+    head, *assignments = pieces(text)
     names = [name.strip() for name in head.split("+")]
     for name in names:
         if name not in table:
@@ -77,9 +77,9 @@ def parse(text: str, table: Mapping[str, Callable[..., Rule]] | None = None) -> 
     return replace(rule, text=_canonical(rule, known, values))
 
 
-def _pieces(text: str) -> list[str]:
-    """Cut at the colons, but for those inside a value such as 2:4."""
-    return re.split(r":(?!\d+(?::|$))", text.strip()) if "=" in text else text.strip().split(":")
+def pieces(text: str) -> list[str]:
+    """Return a recipe string cut at its colons, but for those inside a value such as 2:4."""
+    return re.split(r":(?!\d+(?:[:,]|$))", text.strip()) if "=" in text else text.strip().split(":")
 
 
 def _assignment(item: str, text: str) -> tuple[str, str]:

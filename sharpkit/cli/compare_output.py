@@ -1,0 +1,83 @@
+"""What `sharpkit compare` writes: the table in the form that its reader wants, and what a person should know of it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+from sharpkit.cli.terminal import Terminal
+from sharpkit.commands.compare_formats import FORMATS, columns
+from sharpkit.commands.compare_result import CompareResult
+from sharpkit.commands.study import Study, commands, surveyed
+from sharpkit.engine.documents import document, to_json
+
+_TESTS = {"paired-t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test", "welch": "Welch's t-test"}
+_CORRECTIONS = {"holm": ", p corrected by Holm", "bh": ", p corrected by Benjamini and Hochberg", "none": ""}
+
+
+def show_commands(study: Study) -> None:
+    """Write one command line a run to stdout."""
+    for words in commands(study):
+        print(shlex.join(words))
+
+
+def show_plan(study: Study, terminal: Terminal) -> None:
+    """Write the runs and which are finished to stdout."""
+    survey = surveyed(study)
+    left = {cell.name for cell in survey.left}
+    rows = [
+        [cell.name, cell.label, str(cell.seed), str(cell.config.epochs), "to run" if cell.name in left else "finished"]
+        for cell in study.cells
+    ]
+    if terminal.json:
+        cells = [dict(zip(("cell", "opt", "seed", "epochs", "state"), row, strict=True)) for row in rows]
+        body = {"args": study.args, "jobs": study.jobs, "cells": cells, "warnings": [*study.notes, *survey.notes]}
+        print(to_json(document("compare", body)), end="")
+        return
+    for note in [*study.notes, *survey.notes]:
+        terminal.say(f"note: {note}")
+    terminal.rows(["run", "optimizer", "seed", "epochs", "state"], rows, f"{len(rows)} runs, {study.jobs} at once")
+
+
+def show(result: CompareResult, terminal: Terminal, form: str | None) -> None:
+    """Write the table to stdout, and what a person should know of it to stderr."""
+    for note in result.notes:
+        terminal.say(f"note: {note}")
+    if terminal.json:
+        print(FORMATS["json"](result), end="")
+    elif result.rows and (form == "table" or (form is None and terminal.person)):
+        header, rows = columns(result)
+        terminal.rows(header, rows, _title(result), whole=1)
+        for row in result.rows:
+            if not row.baseline:
+                place = "".join(f", {key} {value}" for key, value in row.group.settings)
+                terminal.say(f"{row.group.label}{place}: {result.sentence(row)}")
+    elif result.rows:
+        print(FORMATS[form or "tsv"](result), end="")
+    _tell_outcome(result, terminal)
+
+
+def _tell_outcome(result: CompareResult, terminal: Terminal) -> None:
+    """Say what failed, which requirements hold, what is left and what was written; an outcome other than 0 always."""
+    for name, failure in result.failed.items():
+        _complain(f"{name} failed: {failure.message}" + (f"; {failure.hint}" if failure.hint else ""))
+    for verdict in result.verdicts:
+        told = f"{verdict.text} ({verdict.reason})"
+        terminal.say(f"met: {told}") if verdict.met else _complain(f"not met: {told}; --require asks for it")
+    if result.signal_number:
+        _complain(f"stopped, {result.missing} runs are left; the same command goes on")
+    elif result.missing:
+        _complain(f"{result.missing} runs are not there; the same command goes on")
+    for file in result.files:
+        terminal.say(f"written: {file}")
+
+
+def _complain(text: str) -> None:
+    print(f"sharpkit: {text}", file=sys.stderr)
+
+
+def _title(result: CompareResult) -> str:
+    config = result.config
+    tested = f"; {_TESTS[config.test]} to the baseline{_CORRECTIONS[config.correct]}" if config.test != "none" else ""
+    chosen = "; hyperparameters chosen on validation accuracy" if config.select == "val" else ""
+    return f"mean ± standard deviation over seeds{tested}{chosen}"

@@ -1,0 +1,1 @@
+"""Numbers of several seeds: differences between them, whether they are noise, and how that is said."""
