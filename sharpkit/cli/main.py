@@ -44,7 +44,7 @@ from sharpkit.errors import SharpkitError, one_line
 
 app = typer.Typer(
     name="sharpkit",
-    help="Sharpness-aware training of neural networks.",
+    help="Sharpness-aware training of neural networks, and diagnostics of how sharp their minima are.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -75,7 +75,7 @@ def _common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Sharpness-aware training of neural networks."""
+    """Sharpness-aware training of neural networks, and diagnostics of how sharp their minima are."""
 
 
 def main() -> NoReturn:
