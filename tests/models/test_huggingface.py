@@ -156,6 +156,24 @@ def test_weights_that_are_missing(copied):
         huggingface(f"hf:{copied}", (5,), 2)
 
 
+class Evil:
+    def __reduce__(self):
+        return (open, ("ran", "w"))
+
+
+def test_older_weights_are_read_and_code_in_them_is_not_run(folder, copied, monkeypatch):
+    monkeypatch.chdir(copied)
+    weights = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    torch.save(weights, copied / "pytorch_model.bin")
+    model, expected = (huggingface(f"hf:{place}", (5,), 2).eval() for place in (copied, folder))
+    assert torch.equal(model(**tokens()), expected(**tokens()))
+    torch.save({**weights, "x": Evil()}, copied / "pytorch_model.bin")
+    with pytest.raises(InputError, match="cannot be read: "):
+        huggingface(f"hf:{copied}", (5,), 2)
+    assert not (copied / "ran").exists()
+
+
 def test_code_in_the_folder_is_not_run(copied):
     config = json.loads((copied / "config.json").read_text())
     auto = {"AutoModelForSequenceClassification": "evil.Model", "AutoConfig": "evil.Config"}
