@@ -8,6 +8,9 @@ from pathlib import Path
 
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
+from sharpkit.commands.compare_config import PANELS as COMPARE_PANELS
+from sharpkit.commands.compare_config import CompareConfig
+from sharpkit.commands.compare_metrics import METRICS as COMPARED
 from sharpkit.commands.hessian_config import PANELS as HESSIAN_PANELS
 from sharpkit.commands.hessian_config import HessianConfig
 from sharpkit.commands.landscape_config import PANELS as LANDSCAPE_PANELS
@@ -30,11 +33,19 @@ def write_all(folder: Path) -> None:
     (folder / "models.md").write_text(models(), encoding="utf-8")
     (folder / "data.md").write_text(datasets(), encoding="utf-8")
     (folder / "options.md").write_text(option_tables(TrainConfig, PANELS), encoding="utf-8")
+    (folder / "compare_options.md").write_text(option_tables(CompareConfig, COMPARE_PANELS), encoding="utf-8")
+    (folder / "compare_metrics.md").write_text(compared(), encoding="utf-8")
     (folder / "hessian_options.md").write_text(option_tables(HessianConfig, HESSIAN_PANELS), encoding="utf-8")
     (folder / "landscape_options.md").write_text(option_tables(LandscapeConfig, LANDSCAPE_PANELS), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
     (folder / "published_tables.md").write_text(published(), encoding="utf-8")
     (folder / "published_metrics.md").write_text(metrics(), encoding="utf-8")
+
+
+def compared() -> str:
+    """Return a row for every metric of a comparison."""
+    rows = [(f"`{name}`", metric.title, metric.unit or "none") for name, metric in COMPARED.items()]
+    return table(("metric", "what it is", "unit of a difference"), rows)
 
 
 def recipes() -> str:

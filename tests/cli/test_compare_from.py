@@ -47,7 +47,7 @@ def test_the_numbers_are_scipys(sharpkit, three):
     assert float(rows["sam"]["p_adj"]) == pytest.approx(2 * smaller)
     assert float(rows["gnp"]["p_adj"]) == pytest.approx(larger)
     assert rows["sgd"]["says"] == "the baseline"
-    assert rows["gnp"]["says"] == "no significant difference (+0.00 points [-1.30, +1.30], p_adj = 1)"
+    assert rows["gnp"]["says"] == "no significant difference (+0.00 points [-1.30, +1.30], p_adj = 1.00)"
     assert float(rows["sam"]["s_per_epoch_mean"]) == 2.0
 
 
