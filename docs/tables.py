@@ -9,6 +9,7 @@ from pathlib import Path
 import sharpkit
 from sharpkit.cli.options import PANELS, flag
 from sharpkit.commands import (
+    compare_config,
     graddiff_config,
     gradnorm_qq_config,
     hessian_config,
@@ -16,6 +17,7 @@ from sharpkit.commands import (
     plot_config,
     sharpness_config,
 )
+from sharpkit.commands.compare_metrics import METRICS as COMPARED
 from sharpkit.data import DATASETS
 from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import TrainConfig, options
@@ -27,6 +29,7 @@ from sharpkit.models import describe as of_model
 from sharpkit.recipes.describe import describe
 
 COMMANDS: dict[str, tuple[type, dict[str, tuple[str, ...]]]] = {
+    "compare": (compare_config.CompareConfig, compare_config.PANELS),
     "hessian": (hessian_config.HessianConfig, hessian_config.PANELS),
     "landscape": (landscape_config.LandscapeConfig, landscape_config.PANELS),
     "sharpness": (sharpness_config.SharpnessConfig, sharpness_config.PANELS),
@@ -46,9 +49,16 @@ def write_all(folder: Path) -> None:
     (folder / "options.md").write_text(option_tables(TrainConfig, PANELS), encoding="utf-8")
     for name, (of, panels) in COMMANDS.items():
         (folder / f"{name}_options.md").write_text(option_tables(of, panels), encoding="utf-8")
+    (folder / "compare_metrics.md").write_text(compared(), encoding="utf-8")
     (folder / "presets.md").write_text(presets(), encoding="utf-8")
     (folder / "published_tables.md").write_text(published(), encoding="utf-8")
     (folder / "published_metrics.md").write_text(metrics(), encoding="utf-8")
+
+
+def compared() -> str:
+    """Return a row for every metric of a comparison."""
+    rows = [(f"`{name}`", metric.title, metric.unit or "none") for name, metric in COMPARED.items()]
+    return table(("metric", "what it is", "unit of a difference"), rows)
 
 
 def recipes() -> str:

@@ -86,8 +86,8 @@ def main() -> NoReturn:
 def run(arguments: Sequence[str]) -> int:
     """Run the program and return its exit code.
 
-    0 ok, 1 unexpected, 2 usage, 3 input missing or unfit, 4 diverged, 5 partial, 130 and 143 stopped by a signal, 141
-    closed pipe.
+    0 ok, 1 unexpected, 2 usage, 3 input missing or unfit, 4 diverged, 5 partial, 6 requirement not met, 130 and 143
+    stopped by a signal, 141 closed pipe.
 
     Args:
         arguments: The words after the program's name.

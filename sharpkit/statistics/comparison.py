@@ -130,7 +130,8 @@ def sentence(row: Row, unit: str, digits: int = 2, *, corrected: bool = True) ->
     if math.isnan(found.p):
         return f"{size}; {found.reason}"
     interval = "" if math.isnan(found.low) else f" [{found.low:+.{digits}f}, {found.high:+.{digits}f}]"
-    p = f"{'p_adj' if corrected else 'p'} = {p_text(row.p_adjusted)}"
+    told = p_text(row.p_adjusted)
+    p = f"{'p_adj' if corrected else 'p'} {told if told.startswith('<') else f'= {told}'}"
     if row.significant:
         return f"{size}{interval}, {p}"
     more = f"; about {found.needed} seeds would show it" if found.needed and found.needed > found.n else ""
@@ -141,4 +142,4 @@ def p_text(p: float) -> str:
     """Return a p-value with two digits, or that it is very small."""
     if math.isnan(p):
         return ""
-    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}" if p < 0.1 else f"{p:.2f}"

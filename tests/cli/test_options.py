@@ -162,7 +162,7 @@ def test_every_option_is_in_one_panel_and_in_the_help(sharpkit, monkeypatch):
 @pytest.mark.parametrize("columns", ["80", "120"])
 def test_help_fits_the_width(sharpkit, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
-    for arguments in (["--help"], ["train", "-h"], ["ls", "--help"]):
+    for arguments in (["--help"], ["train", "-h"], ["compare", "-h"], ["ls", "--help"]):
         done = sharpkit(*arguments)
         assert done.code == 0
         assert max(len(line) for line in done.stdout.splitlines()) <= int(columns)
@@ -205,7 +205,16 @@ def alone(code, **environment):
 
 
 def test_help_version_and_usage_errors_do_not_wait_for_torch():
-    calls = [["--help"], ["train", "--help"], ["ls", "--help"], ["--version"], ["trian"], ["train", "--lr", "x"], []]
+    calls = [
+        ["--help"],
+        ["train", "--help"],
+        ["compare", "--help"],
+        ["ls", "--help"],
+        ["--version"],
+        ["trian"],
+        ["train", "--lr", "x"],
+        [],
+    ]
     done = alone(
         f"import sys, json\nfrom sharpkit.cli.main import run\nfor call in {calls}:\n    run(call)\n"
         "print(json.dumps([m for m in ('torch', 'numpy', 'sklearn') if m in sys.modules]))"
