@@ -70,6 +70,11 @@ class Wanted(Protocol):
         ...
 
     @property
+    def data_dir(self) -> str | None:
+        """Where data sets are looked for, in place of the checkpoint's folder."""
+        ...
+
+    @property
     def model(self) -> str | None:
         """The model, in place of the checkpoint's."""
         ...
@@ -151,6 +156,7 @@ def loaded(
                 seed=config.seed,
                 device=config.device,
                 data=config.data,
+                data_dir=config.data_dir,
                 model=config.model,
             )
         except SharpkitError as error:

@@ -8,7 +8,7 @@ from typing import Literal
 from sharpkit.engine.config import option, sample_count
 from sharpkit.errors import check_range
 
-CHECKPOINT = ("data", "model")
+CHECKPOINT = ("data", "data_dir", "model")
 RUN = ("seed", "device", "threads")
 
 
@@ -25,6 +25,7 @@ class GradientConfig:
     dropout: bool = option(False, "Dropout as in training.")
     dtype: Literal["auto", "float32", "float64"] = option("auto", "Precision of the gradients.", shown="the model's")
     data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
+    data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
     model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
     seed: int = option(0, "Seed of the samples drawn, and of every other random choice.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")

@@ -14,7 +14,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Eigenvalues": ("top", "both_ends", "tol", "error_bars", "block", "backend", "per_layer"),
     "Density and trace": ("density", "steps", "runs", "sigma", "trace", "trace_tol"),
     "Numerics": ("hvp", "dtype", "memory"),
-    "Checkpoint": ("data", "model"),
+    "Checkpoint": ("data", "data_dir", "model"),
     "Run": ("seed", "device", "threads"),
 }
 
@@ -56,6 +56,7 @@ class HessianConfig:
     dtype: Literal["auto", "float32", "float64"] = option("auto", "Precision of the products.", shown="the model's")
     memory: str = option("auto", "For graphs and vectors, as 8G.", shown="half of what is free")
     data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
+    data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
     model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
     seed: int = option(0, "Seed of the random vectors, and of the samples drawn.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")

@@ -14,7 +14,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Loss": ("samples", "split", "bn_mode", "batch_size", "amp"),
     "Numbers": ("radius", "level", "check", "convexity"),
     "Figure": ("style", "log_z", "vmin", "vmax", "levels"),
-    "Checkpoint": ("data", "model"),
+    "Checkpoint": ("data", "data_dir", "model"),
     "Run": ("seed", "device", "threads"),
 }
 
@@ -65,6 +65,7 @@ class LandscapeConfig:
     vmax: float | None = option(None, "Highest loss of the colours.", shown="the highest of all")
     levels: int = option(16, "Contour levels.")
     data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
+    data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
     model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
     seed: int = option(0, "Seed of the samples drawn.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")

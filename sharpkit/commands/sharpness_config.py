@@ -40,6 +40,7 @@ class SharpnessConfig:
     m: int | None = option(None, "Samples a piece of m-sharpness.", shown="none")
     m_steps: int = option(1, "Gradients of the ascent for a piece; 1 is one step of the recipe.")
     data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
+    data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
     model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
     seed: int = option(0, "Seed of the samples drawn, and of every other random choice.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")

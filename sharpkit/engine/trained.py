@@ -70,6 +70,7 @@ def load(
     seed: int = 0,
     device: str = "auto",
     data: str | None = None,
+    data_dir: str | None = None,
     model: str | None = None,
 ) -> Trained:
     """Return the model of a checkpoint with its data.
@@ -81,6 +82,7 @@ def load(
         seed: Of that draw.
         device: Where to put both.
         data: The data set, in place of the one that the checkpoint names.
+        data_dir: Where data sets are looked for, in place of the folder that the checkpoint names.
         model: The model, in place of the one that the checkpoint names.
 
     Raises:
@@ -96,7 +98,8 @@ def load(
     runtime.set_tf32(False)
     try:
         config = _config(checkpoint.load(file) if ours else None, file)
-        config = replace(config, data=data or config.data, model=model or config.model)
+        folder = data_dir or config.data_dir
+        config = replace(config, data=data or config.data, data_dir=folder, model=model or config.model)
         dataset = load_dataset(config)
         if ours and data is None and content["data"] != dataset.checksum:
             raise InputError(f"the data {config.data} are not those that {file} was trained on", "give --data")

@@ -50,6 +50,16 @@ def test_a_data_set_from_disk_is_trained_on_and_gone_on_with_elsewhere(sharpkit,
     assert sharpkit("train", "--data", "cifar10", *WORDS, "--resume", "auto").stdout == f"{run}/ckpt.pt\n"
 
 
+def test_a_checkpoint_is_measured_where_its_data_are_now(sharpkit, cifar10, monkeypatch):
+    sharpkit("train", *cifar10, *WORDS, "--out", "r")
+    Path("data").rename("moved")
+    assert "cifar10 is missing" in sharpkit("hessian", "r", "-n").told
+    for command in ("hessian", "landscape", "sharpness", "graddiff", "gradnorm-qq"):
+        assert sharpkit(command, "r", "-n", "--data-dir", "moved").code == 0
+    monkeypatch.setenv("SHARPKIT_DATA_DIR", "moved")
+    assert sharpkit("hessian", "r", "-n").code == 0
+
+
 def test_a_run_is_not_gone_on_with_on_other_data(sharpkit, fails, cifar10):
     sharpkit("train", *cifar10, *WORDS, "--out", "r")
     batch = Path("data/cifar-10-batches-py/data_batch_1")
