@@ -90,13 +90,15 @@ def compare(
     terminal = Terminal(json=json or form == "json", quiet=quiet, progress=not no_progress, color=not no_color)
     asked = _Asked.read(opts or [], config, given)
     from sharpkit.cli.compare_output import show, show_commands, show_plan
-    from sharpkit.commands import compare as command
     from sharpkit.commands.compare_files import check_figures, draw, draw_curves, write
 
     check_figures(plot, plot_vs, curves)
     if from_runs:
         asked.refuse_runs()
-        result, folder = command.from_runs([Path(path) for path in _listed(from_runs)], asked.comparison), out
+        from sharpkit.commands import compare_runs
+
+        paths = [Path(path) for path in _listed(from_runs)]
+        result, folder = compare_runs.from_runs(paths, asked.comparison), out
     else:
         with redirect_stdout(sys.stderr):  # what a user's own files print
             study = _planned(asked, out, plot_vs, terminal, dry_run=dry_run)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+from typing import TYPE_CHECKING
 
 from sharpkit.cli.terminal import Terminal
 from sharpkit.commands.compare_formats import FORMATS, columns
 from sharpkit.commands.compare_result import CompareResult
-from sharpkit.commands.study import Study, commands, surveyed
 from sharpkit.engine.documents import document, to_json
+
+if TYPE_CHECKING:
+    from sharpkit.commands.study import Study
 
 _TESTS = {"paired-t": "paired t-test", "wilcoxon": "Wilcoxon's signed-rank test", "welch": "Welch's t-test"}
 _CORRECTIONS = {"holm": ", p corrected by Holm", "bh": ", p corrected by Benjamini and Hochberg", "none": ""}
@@ -17,12 +20,16 @@ _CORRECTIONS = {"holm": ", p corrected by Holm", "bh": ", p corrected by Benjami
 
 def show_commands(study: Study) -> None:
     """Write one command line a run to stdout."""
+    from sharpkit.commands.study import commands
+
     for words in commands(study):
         print(shlex.join(words))
 
 
 def show_plan(study: Study, terminal: Terminal) -> None:
     """Write the runs and which are finished to stdout."""
+    from sharpkit.commands.study import surveyed
+
     survey = surveyed(study)
     left = {cell.name for cell in survey.left}
     rows = [

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sharpkit.engine.config import TrainConfig
-from sharpkit.engine.probe_names import probe_names
-from sharpkit.engine.probes import KEYS
+from sharpkit.engine.probe_names import KEYS, probe_names
 from sharpkit.engine.records import NOTES
 from sharpkit.errors import UsageError
 

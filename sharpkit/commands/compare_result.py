@@ -11,11 +11,13 @@ from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.commands.compare_metrics import metric_of
 from sharpkit.commands.pool import Failure
 from sharpkit.commands.requirements import Verdict
-from sharpkit.commands.study import Printed
 from sharpkit.engine.documents import document
 from sharpkit.engine.published_tables import Entry
 from sharpkit.engine.runs import Run
-from sharpkit.statistics.comparison import Row, sentence
+from sharpkit.statistics.comparison import Row, Settings, sentence
+
+Printed = dict[tuple[str, Settings], dict[str, Entry]]
+"""Numbers of a paper by recipe, setting and metric."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection
 from pathlib import Path
 
+from sharpkit.commands.stored_sharpness import FILE, read
 from sharpkit.diagnostics.analysis import Wanted
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.sharpness import sharpness
@@ -14,7 +15,6 @@ from sharpkit.engine import rundir, seal
 from sharpkit.engine.documents import finite
 from sharpkit.engine.trained import Trained, load
 
-_FILE = "sharpness.json"
 _BATCH = 256
 _BALL = "sam:rho=0.05"
 _STEPS = 20
@@ -36,15 +36,8 @@ def measure(folder: Path, names: Collection[str], device: str) -> None:
         found |= _spectrum(trained, trace="trace" in missing)
     if "worst" in missing:
         found["worst"] = _worst(trained)
-    rundir.write_text(folder / _FILE, json.dumps(finite(found)) + "\n")
-    seal.seal_also(folder, _FILE)
-
-
-def read(folder: Path) -> dict[str, float | None]:
-    """Return what was measured, None where it is no number; nothing where the file is not under the run's seal."""
-    if not seal.holds(folder, _FILE):
-        return {}
-    return json.loads((folder / _FILE).read_text(encoding="utf-8"))
+    rundir.write_text(folder / FILE, json.dumps(finite(found)) + "\n")
+    seal.seal_also(folder, FILE)
 
 
 def _spectrum(trained: Trained, *, trace: bool) -> dict[str, float | None]:

@@ -9,7 +9,8 @@ from typing import Any
 
 from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.commands.compare_metrics import METRICS
-from sharpkit.commands.study import Printed, Study, check_data_and_models, of_cells
+from sharpkit.commands.compare_result import Printed
+from sharpkit.commands.study import Study, check_data_and_models, of_cells
 from sharpkit.engine import published_tables
 from sharpkit.engine.cells import Cell, listed, seeds_of, shown
 from sharpkit.engine.config import TrainConfig, with_radius

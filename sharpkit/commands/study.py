@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sharpkit.commands import final_sharpness
+from sharpkit.commands import stored_sharpness
 from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.commands.compare_metrics import check_measured
+from sharpkit.commands.compare_result import Printed
 from sharpkit.commands.requirements import check_named
 from sharpkit.engine import runtime, seal
 from sharpkit.engine.cells import Cell, grid, seeds_of
@@ -22,9 +23,6 @@ from sharpkit.recipes.grammar import parse
 from sharpkit.statistics.comparison import Settings
 
 ROOT = Path("runs/compare")
-
-Printed = dict[tuple[str, Settings], dict[str, Entry]]
-"""Numbers of a paper by recipe, setting and metric."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,7 @@ def surveyed(study: Study) -> Survey:
         reason = seal.fault(folder)
         if reason is not None and seal.sealed(folder):
             notes.append(f"{folder} {reason}: trained anew")
-        if reason is not None or (wanted and not wanted <= final_sharpness.read(folder).keys()):
+        if reason is not None or (wanted and not wanted <= stored_sharpness.read(folder).keys()):
             left.append(cell)
     return Survey(left, notes)
 

@@ -17,6 +17,17 @@ PROBES = {
 }
 """Names and what they are."""
 
+KEYS = {
+    "grad-norm": ("grad_norm_sq",),
+    "grad-var": ("grad_var",),
+    "full-grad": ("full_grad_sq",),
+    "xy-grad": ("xy_distance",),
+    "cosine": ("xy_cosine",),
+    "lambda-max": ("lambda_max",),
+    "sharpness": ("sharpness_one_step", "sharpness_worst", "sharpness_average"),
+}
+"""What every probe is called in metrics.jsonl."""
+
 MOMENTS = ("grad-norm", "grad-var", "full-grad")
 """Those that need all batches."""
 

@@ -18,20 +18,9 @@ from sharpkit.diagnostics.gradient_variance import gradient_variance
 from sharpkit.diagnostics.sharpness import sharpness
 from sharpkit.diagnostics.spectrum import hessian
 from sharpkit.engine.config import sample_count
-from sharpkit.engine.probe_names import AHEAD, MOMENTS, probe_names
+from sharpkit.engine.probe_names import AHEAD, KEYS, MOMENTS, probe_names
 from sharpkit.engine.session import Session
 from sharpkit.errors import DivergedError
-
-KEYS = {
-    "grad-norm": ("grad_norm_sq",),
-    "grad-var": ("grad_var",),
-    "full-grad": ("full_grad_sq",),
-    "xy-grad": ("xy_distance",),
-    "cosine": ("xy_cosine",),
-    "lambda-max": ("lambda_max",),
-    "sharpness": ("sharpness_one_step", "sharpness_worst", "sharpness_average"),
-}
-"""What every probe is called in metrics.jsonl."""
 
 _STEPS, _DIRECTIONS = 10, 10
 _TOLERANCE = 1e-3

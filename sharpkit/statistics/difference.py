@@ -24,6 +24,7 @@ FEWEST = 3
 """Seeds below which no p-value and no interval is given: a spread of two is no estimate of anything."""
 
 _POWER, _LEVEL = 0.8, 0.05
+_ROUNDING = 1e-13  # of double precision, with room for a few operations
 _MOST_SEEDS = 10_000
 _EFFICIENCY_OF_RANKS = 3 / math.pi  # of Wilcoxon's test to Student's, for normal differences
 
@@ -74,7 +75,7 @@ def difference(
     if not len(paired):
         return _nothing("no seed in common with the baseline")
     mean, n = float(paired.mean()), len(paired)
-    std = float(paired.std(ddof=1)) if n > 1 else math.nan
+    std = _spread(paired, max(np.abs([*ours.values(), *base.values()]))) if n > 1 else math.nan
     reason = _reason(n, test)
     low = high = p = math.nan
     if n >= FEWEST:
@@ -101,7 +102,8 @@ def _unpaired(ours: Array, base: Array, level: float) -> Difference:
     mean, reason = float(ours.mean() - base.mean()), _reason(n, "welch")
     if n < 2:
         return Difference(mean, math.nan, math.nan, math.nan, math.nan, math.nan, n, None, reason)
-    pooled = math.sqrt((ours.var(ddof=1) + base.var(ddof=1)) / 2)
+    size = max(np.abs([*ours, *base]))
+    pooled = math.hypot(_spread(ours, size), _spread(base, size)) / math.sqrt(2)
     low = high = p = math.nan
     if not reason and pooled == 0:
         p, reason = (1.0, "") if mean == 0 else (math.nan, "the values do not vary")
@@ -111,6 +113,12 @@ def _unpaired(ours: Array, base: Array, level: float) -> Difference:
         low, high, p = float(interval.low), float(interval.high), float(found.pvalue)
     effect = 0.0 if mean == 0 else mean / pooled if pooled else math.nan
     return Difference(mean, pooled, low, high, p, effect, n, _needed(effect, 2, 1.0), reason)
+
+
+def _spread(values: Array, size: float) -> float:
+    """Return the standard deviation of values; 0 where it is the rounding of numbers of a size."""
+    std = float(values.std(ddof=1))
+    return std if std > _ROUNDING * size else 0.0
 
 
 def _reason(n: int, test: TestName) -> str:

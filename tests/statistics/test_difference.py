@@ -59,6 +59,15 @@ def test_equal_and_constant_values(test):
     assert "not vary" in shifted.reason
 
 
+@pytest.mark.parametrize("test", ["paired-t", "wilcoxon"])
+def test_differences_that_vary_by_rounding_alone_do_not_vary(test):
+    base = {seed: 90 + seed * 0.1 for seed in range(8)}
+    found = difference({seed: value + 3.1 for seed, value in base.items()}, base, test=test)
+    assert found.std == 0
+    assert math.isnan(found.p)
+    assert "not vary" in found.reason
+
+
 def test_nothing_in_common():
     found = difference({0: 1.0}, {1: 2.0})
     assert (found.n, found.reason) == (0, "no seed in common with the baseline")
