@@ -15,9 +15,6 @@ from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Split, Trained, load
 from sharpkit.errors import SharpkitError, UsageError
 
-FIGURES = (".png", ".pdf", ".svg")
-"""The endings of figures."""
-
 
 class Observer(Protocol):
     """Is told which checkpoint it is, and what a person would like to know."""
@@ -240,12 +237,6 @@ def beside_all(names: Sequence[str], ending: str) -> Path:
     if len(names) == 1:
         return beside(names[0], ending)
     return Path(os.path.commonpath([str(beside(name, ending).parent.resolve()) for name in names])) / ending
-
-
-def write_figure(path: Path, figure: Any) -> Path:
-    """Write a matplotlib figure whole or not at all, in the format of its ending."""
-    checkpoint.write_atomically(path, lambda file: figure.savefig(file, dpi=200, format=path.suffix[1:]))
-    return path
 
 
 def stopped_by(number: int) -> str:

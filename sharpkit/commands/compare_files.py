@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from sharpkit.commands.checkpoints import FIGURES, write_figure
 from sharpkit.commands.compare_formats import as_csv
 from sharpkit.commands.compare_metrics import metric_of
 from sharpkit.commands.compare_result import CompareResult
 from sharpkit.commands.curves import averaged, read_run
+from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.engine.documents import to_json
 from sharpkit.engine.rundir import RunDir, write_text
 from sharpkit.errors import InputError, UsageError

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from sharpkit.commands import checkpoints
-from sharpkit.commands.checkpoints import FIGURES, beside, beside_all, loaded, noted
+from sharpkit.commands.checkpoints import beside, beside_all, loaded, noted
+from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.hessian_config import HessianConfig
 from sharpkit.commands.hessian_files import document_of, write_arrays, write_table
 from sharpkit.commands.train import peak_mb
@@ -211,4 +212,4 @@ def _write(spectra: dict[str, SpectrumResult], out: Path | None, plot: bool) -> 
 def _draw(path: Path, spectra: dict[str, SpectrumResult]) -> Path:
     from sharpkit.figures.spectrum import spectrum
 
-    return checkpoints.write_figure(path, spectrum(spectra))
+    return write_figure(path, spectrum(spectra))

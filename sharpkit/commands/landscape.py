@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 
 from sharpkit.commands import checkpoints
-from sharpkit.commands.checkpoints import FIGURES, beside, beside_all, loaded, noted
+from sharpkit.commands.checkpoints import beside, beside_all, loaded, noted
+from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.landscape_config import LandscapeConfig
 from sharpkit.commands.landscape_files import arrays_of, document_of, interpolated, write_table
 from sharpkit.commands.landscape_planes import axes_of, plane_of
@@ -237,4 +238,4 @@ def _figure(path: Path, surfaces: dict[str, LandscapeResult], config: LandscapeC
         return path
     from sharpkit.figures.landscape import landscape as figure
 
-    return checkpoints.write_figure(path, figure(surfaces, style=config.style, levels=config.levels, **options))
+    return write_figure(path, figure(surfaces, style=config.style, levels=config.levels, **options))

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from sharpkit.commands import checkpoints
-from sharpkit.commands.checkpoints import FIGURES, beside, beside_all, loaded, noted
+from sharpkit.commands.checkpoints import beside, beside_all, loaded, noted
+from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.train import peak_mb
 from sharpkit.core.task import Batch
 from sharpkit.engine import rundir, runtime
@@ -191,13 +192,13 @@ def _write(form: Form[R], results: dict[str, R], out: Path | None, plot: bool) -
             return [_write_lines(out, form.lines(results))], warnings
         files = [_write_arrays(out.with_suffix(".npz"), form, results)]
         if out.suffix in FIGURES:
-            files.append(checkpoints.write_figure(out, form.figure(results)))
+            files.append(write_figure(out, form.figure(results)))
         return files, warnings
     ending = form.command
     files = [_write_arrays(beside(name, f"{ending}.npz"), form, {name: r}) for name, r in results.items()]
     if plot:
         try:
-            files.append(checkpoints.write_figure(beside_all(list(results), f"{ending}.png"), form.figure(results)))
+            files.append(write_figure(beside_all(list(results), f"{ending}.png"), form.figure(results)))
         except InputError as error:
             warnings.append(f"no figure was drawn: {error.message}; {error.hint}")
     return files, warnings

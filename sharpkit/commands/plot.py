@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sharpkit.commands.checkpoints import FIGURES, write_figure
 from sharpkit.commands.curves import Run, averaged, metrics_of, named_groups, read_run
+from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.plot_config import PlotConfig
 from sharpkit.engine.documents import document
 from sharpkit.engine.rundir import RunDir, write_text

@@ -21,14 +21,14 @@ def table(text):
 
 
 def test_a_comparison_is_made_once_and_what_is_tampered_with_again(sharpkit):
-    call = ("compare", "sgd", "sam:rho=0.1", "--seeds", "3", *TINY, "--out", "a b")
+    call = ("compare", "sgd", "sam:rho=0.1", "--seeds", "2", *TINY, "--out", "a b")
     first = sharpkit(*call)
     assert first.code == 0, first.stderr
-    assert first.stderr.splitlines()[5].startswith("6/6 ")
+    assert first.stderr.splitlines()[3].startswith("4/4 ")
     rows = table(first.stdout)
     assert [(row["opt"], row["n"], row["grads_seq_mean"]) for row in rows] == [
-        ("sgd", "3", "2.0"),
-        ("sam:rho=0.1", "3", "4.0"),
+        ("sgd", "2", "2.0"),
+        ("sam:rho=0.1", "2", "4.0"),
     ]
     for row in rows:
         (pattern,) = {row["opt"].replace(":", "_")}
@@ -40,7 +40,7 @@ def test_a_comparison_is_made_once_and_what_is_tampered_with_again(sharpkit):
     summary.write_text(summary.read_text().replace('"test_acc": 0', '"test_acc": 1'))
     again = sharpkit(*call)
     assert again.code == 0, again.stderr
-    assert "5 of 6 runs are finished already" in again.stderr
+    assert "3 of 4 runs are finished already" in again.stderr
     assert f"{summary.parent} has another summary.json than it ended with: trained anew" in again.stderr
     assert table(again.stdout) == rows
     assert json.loads(Path("a b/compare.json").read_text())["warnings"] == [
@@ -68,6 +68,7 @@ def test_a_file_of_options_with_lists(sharpkit):
     assert "seeds" in sharpkit("compare", "sgd", "--config", "c.toml", "-n").told
 
 
+@pytest.mark.slow
 def test_a_budget_in_gradients_gives_cheap_recipes_more_epochs(sharpkit):
     done = sharpkit("compare", "sgd", "sam", "looksam:k=5", "--seeds", "1", "--epochs", "12", "--budget", "grads", "-n")
     epochs = {line.split("\t")[1]: line.split("\t")[3] for line in done.stdout.splitlines()[1:]}

@@ -41,7 +41,7 @@ def test_quiet_prints_the_path_alone(train):
 def test_the_files_of_a_run(train):
     train("--seed", "3", "--opt", "sampa:lam=0")
     folder = Path("runs/digits-mlp-sampa_lam=0-s3")
-    names = ["ckpt.pt", "config.toml", "env.json", "metrics.jsonl", "summary.json"]
+    names = ["ckpt.pt", "config.toml", "env.json", "metrics.jsonl", "seal.json", "summary.json"]
     assert sorted(p.name for p in folder.iterdir()) == names
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["epoch"], line["step"]) for line in lines] == [("epoch", 1, 2), ("epoch", 2, 4)]
