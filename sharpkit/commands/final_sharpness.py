@@ -23,7 +23,7 @@ _STEPS = 20
 def measure(folder: Path, names: Collection[str], device: str) -> None:
     """Measure what is not there yet, on all training samples, and store it under the run's seal.
 
-    lambda is the largest eigenvalue of the Hessian, ratio lambda_1 / lambda_5, trace its trace to 1 %, worst the rise
+    lambda is the largest eigenvalue of the Hessian, ratio lambda_1 / lambda_5, trace its trace, worst the rise
     of the loss at distance 0.05 that 20 gradients of ascent find.
     """
     stored = read(folder)
