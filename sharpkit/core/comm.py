@@ -1,18 +1,27 @@
 """What the ranks of a run tell each other; in a single process every exchange is the identity.
 
-The engine talks to other processes through this interface only, so that no other part knows how many there are.
+The engine talks to other processes through this interface only, so that no other part knows how many there are. Every
+rank makes the same exchanges in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, Literal, Protocol, TypeVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
+
+AscentScope = Literal["global", "local"]
+"""Whose gradient is climbed: that of the batch on all ranks together, or every rank its own part's (m-sharpness)."""
 
 
 class Comm(Protocol):
-    """The exchanges that a step needs, in the order in which every rank makes them."""
+    """The exchanges that a run needs."""
 
     @property
     def rank(self) -> int:
@@ -24,16 +33,32 @@ class Comm(Protocol):
         """How many processes there are."""
         ...
 
-    def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace every tensor by its mean over the ranks."""
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace every tensor by its sum over the ranks, the same bit for bit on all of them."""
+        ...
+
+    def begin_sum_(self, tensor: Tensor) -> Callable[[], object]:
+        """Begin to replace a contiguous tensor by its sum over the ranks; what is returned waits for the end."""
         ...
 
     def any_(self, flag: Tensor) -> None:
         """Replace a 0-dim boolean by whether it holds on any rank."""
         ...
 
-    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace every tensor by rank 0's."""
+    def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
+        """Replace every tensor by that of a rank."""
+        ...
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return the rows (n_r, ...) of all ranks one after the other; every rank knows all n_r."""
+        ...
+
+    def objects(self, value: T) -> list[T]:
+        """Return the plain values of all ranks; waits for the device."""
+        ...
+
+    def agreed(self, value: T) -> T:
+        """Return rank 0's plain value; waits for the device."""
         ...
 
 
@@ -43,11 +68,129 @@ class SingleProcess:
     rank: int = 0
     size: int = 1
 
-    def mean_(self, tensors: Sequence[Tensor]) -> None:
-        """Leave the tensors: they are their own mean."""
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Leave the tensors: they are their own sum."""
+
+    def begin_sum_(self, tensor: Tensor) -> Callable[[], object]:
+        """Leave the tensor."""
+        return _nothing
 
     def any_(self, flag: Tensor) -> None:
         """Leave the flag: this is the only rank."""
 
-    def broadcast_(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
         """Leave the tensors: this is rank 0."""
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Return the rows."""
+        return rows
+
+    def objects(self, value: T) -> list[T]:
+        """Return the value alone."""
+        return [value]
+
+    def agreed(self, value: T) -> T:
+        """Return the value."""
+        return value
+
+
+class Ranks:
+    """The processes of torch.distributed's default group, or of a part of it.
+
+    Args:
+        group: The processes; None is all of them. They exchange tensors of the CPU, and of their accelerator if the
+            group has a backend for it.
+    """
+
+    def __init__(self, group: Any = None) -> None:
+        self._group = group
+        self.rank: int = dist.get_rank(group)
+        self.size: int = dist.get_world_size(group)
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Add up in one message for each type and device."""
+        for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
+            some = [t for t in tensors if (t.dtype, t.device) == kind]
+            if len(some) == 1 and some[0].is_contiguous():
+                dist.all_reduce(some[0], group=self._group)
+                continue
+            flat = torch.cat([t.reshape(-1) for t in some])
+            dist.all_reduce(flat, group=self._group)
+            _spread(flat, some)
+
+    def begin_sum_(self, tensor: Tensor) -> Callable[[], object]:
+        """Begin to add up; NCCL and gloo both make progress while this process computes."""
+        work = dist.all_reduce(tensor, group=self._group, async_op=True)
+        assert work is not None
+        return work.wait
+
+    def any_(self, flag: Tensor) -> None:
+        """Take the largest, as a number: not every backend reduces booleans."""
+        number = flag.to(torch.uint8)
+        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
+        flag.copy_(number.bool())
+
+    def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
+        """Send in one message for each type and device."""
+        sender = self._global(source)
+        for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
+            some = [t for t in tensors if (t.dtype, t.device) == kind]
+            flat = torch.cat([t.reshape(-1) for t in some])
+            dist.broadcast(flat, sender, group=self._group)
+            if self.rank != source:
+                _spread(flat, some)
+
+    def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
+        """Fill up to the longest, since not every backend gathers what is uneven, and cut off again."""
+        most = max(counts)
+        filled = rows.new_zeros(most, *rows.shape[1:])
+        filled[: rows.shape[0]] = rows
+        sent = filled.to(torch.uint8) if rows.dtype == torch.bool else filled
+        pieces = [torch.empty_like(sent) for _ in counts]
+        dist.all_gather(pieces, sent, group=self._group)
+        return torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)]).to(rows.dtype)
+
+    def objects(self, value: T) -> list[T]:
+        """Exchange by pickle: for plain values of our own making only."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._group)
+        return values
+
+    def agreed(self, value: T) -> T:
+        """Exchange by pickle: for plain values of our own making only."""
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, self._global(0), group=self._group)
+        return values[0]
+
+    def _global(self, rank: int) -> int:
+        return rank if self._group is None else dist.get_global_rank(self._group, rank)
+
+
+def joined(backend: str | None = None, timeout: float = 600.0, device: torch.device | None = None) -> Ranks:
+    """Join the processes that torchrun or a batch system started, as their environment says, and return them.
+
+    Args:
+        backend: Of torch.distributed; None is gloo for the CPU and what torch has for the device.
+        timeout: Seconds that a rank waits for the others, at most.
+        device: Where this rank computes.
+    """
+    if not dist.is_initialized():
+        cuda = device is not None and device.type == "cuda"
+        kind = backend or ("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        dist.init_process_group(kind, timeout=timedelta(seconds=timeout), device_id=device if cuda else None)
+    return Ranks()
+
+
+def left() -> None:
+    """Leave the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    for piece, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True):
+        t.copy_(piece.view(t.shape))
+
+
+def _nothing() -> None:
+    pass

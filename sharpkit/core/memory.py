@@ -6,7 +6,10 @@ from typing import Any, Literal
 
 import torch
 
+from sharpkit.core import vec
+from sharpkit.core.comm import Comm
 from sharpkit.core.task import map_tensors
+from sharpkit.core.vec import Vec
 
 
 class Memory:
@@ -21,6 +24,7 @@ class Memory:
         self._kept: dict[str, Any] = {}
         self._staged: dict[str, Any] = {}
         self._writes: list[tuple[str, tuple[Any, ...], Any]] = []
+        self._pooled: list[str] = []
 
     def __contains__(self, key: str) -> bool:
         return key in self._staged or key in self._kept
@@ -45,6 +49,17 @@ class Memory:
         """Have `table[place] = values` done when the step succeeds."""
         self._writes.append((key, place, values))
 
+    def pool(self, key: str, part: Vec) -> None:
+        """Add to a vector that the shards of a step make together; it is whole after `settle`."""
+        self._staged[key] = vec.add(self._staged[key], part) if key in self._pooled else part
+        if key not in self._pooled:
+            self._pooled.append(key)
+
+    def settle(self, across: Comm) -> None:
+        """Add up what the shards on other ranks have pooled."""
+        for key in self._pooled:
+            across.sum_(self._staged[key])
+
     def commit(self) -> None:
         """Keep what has been written since the last commit."""
         self._kept.update(self._staged)
@@ -52,11 +67,13 @@ class Memory:
             self._kept[key][place] = values
         self._staged.clear()
         self._writes.clear()
+        self._pooled.clear()
 
     def roll_back(self) -> None:
         """Forget what has been written since the last commit."""
         self._staged.clear()
         self._writes.clear()
+        self._pooled.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of every kept value."""
@@ -100,7 +117,3 @@ class Drawer:
     def write(self, key: str, place: tuple[Any, ...], values: Any) -> None:
         """Have `table[place] = values` done when the step succeeds."""
         self._memory.write(self._prefix + key, place, values)
-
-    def of_shards(self, key: str, count: int) -> list[Any]:
-        """Return what the first `count` shards kept under a key before this step."""
-        return [self._memory.kept(f"{shard}/{key}") for shard in range(count)]

@@ -12,8 +12,9 @@ from torch.optim import Optimizer
 
 from sharpkit.core import vec
 from sharpkit.core.base import check_unchanged, owners, trainable
+from sharpkit.core.batch_norm import average_statistics_
 from sharpkit.core.buffers import Buffers
-from sharpkit.core.comm import Comm, SingleProcess
+from sharpkit.core.comm import AscentScope, Comm, SingleProcess
 from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_needs, check_options
 from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
@@ -55,7 +56,9 @@ class SharpnessAware:
         clip: The largest norm of the gradient that is handed to the base optimizer; None for no clipping.
         accumulate: Micro-batches a batch is cut into; epsilon and gradients are those of the whole batch.
         precision: `off`, `bf16` or `fp16`.
-        comm: The other ranks; a single process by default.
+        comm: The other ranks, each of which is given its part of the batch; a single process by default.
+        ascent_scope: `global` climbs the gradient of the whole batch on all ranks, `local` every rank that of its own
+            part, which is m-sharpness with a shard a rank.
         samples: The number of training samples, for rules that remember every one of them.
         draw: `(count, generator) -> (inputs, targets)`, training samples for rules that look at more than the batch.
         loss_decay: lambda of a weight decay lambda / 2 ||w||^2 that is part of the loss, hence of the perturbation,
@@ -84,6 +87,7 @@ class SharpnessAware:
         accumulate: int = 1,
         precision: Mode = "off",
         comm: Comm | None = None,
+        ascent_scope: AscentScope = "global",
         samples: int | None = None,
         draw: Draw | None = None,
         loss_decay: float = 0.0,
@@ -102,6 +106,7 @@ class SharpnessAware:
         self._model = model
         self._clip = clip
         self._comm = comm or SingleProcess()
+        self._across: Comm = self._comm if ascent_scope == "local" else SingleProcess()
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._precision = Precision(precision, self.params[0].device)
@@ -110,7 +115,7 @@ class SharpnessAware:
             as_task(model, loss),
             model,
             self.params,
-            comm=self._comm,
+            comm=SingleProcess() if ascent_scope == "local" else self._comm,
             precision=self._precision,
             accumulate=accumulate,
             replay=rng,
@@ -131,6 +136,8 @@ class SharpnessAware:
             self.rule.wants_clean(),
             samples,
             draw,
+            self._comm,
+            self._across,
         )
         whole = None if (self.rule.shards or 1) > 1 else True
         clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
@@ -157,11 +164,13 @@ class SharpnessAware:
         before = Buffers.of(self._model), self._state.generator.get_state()
         try:
             whole, steps = self._steps(work)
-            shares = whole.shares
             perturbed = self._perturbs(whole)
-            update = vec.weighted_sum([self._direction(step, perturbed) for step in steps], shares)
-            clean = steps[0].clean if len(steps) == 1 else Joint([step.clean for step in steps], shares)
+            update = vec.weighted_sum([self._direction(step, perturbed) for step in steps], whole.own)
+            clean = whole.clean if whole is steps[0] else Joint([s.clean for s in steps], whole.own, self._across)
+            self._across.sum_(update)
+            self._state.memory.settle(self._across)
             clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
+            average_statistics_(self._model, self._comm)
             dropped = self._precision.scaled and self._overflowed()
             if not dropped:
                 self._show(whole, clean)
@@ -175,7 +184,8 @@ class SharpnessAware:
         if dropped:
             self._undo(*before)
         self._precision.finish(dropped)
-        report = report_of(whole, steps, clean, self._oracle.cost, perturbed=perturbed, dropped=dropped)
+        cost = self._oracle.cost.of_all(sum(whole.own))
+        report = report_of(whole, steps, clean, cost, perturbed=perturbed, dropped=dropped)
         self._state.count(report, dict.fromkeys((whole, *steps)))
         return report
 
@@ -301,8 +311,10 @@ class SharpnessAware:
         if given is None:
             raise UsageError("step() was given nothing", "call opt.step((inputs, targets)), or opt.step(closure)")
         work: Work = Closure(cast("Callable[[], Tensor]", given)) if callable(given) else Batch.of(given)
+        if self._comm.size > 1 and work.parts is None:
+            work.parts = self._comm.objects(work.size)
         batch = work if isinstance(work, Batch) else None
-        if work.size == 0:
-            raise UsageError("the batch is empty, allowed is 1 sample or more", "leave empty batches out")
+        if 0 in (work.parts or [work.size]):
+            raise UsageError("the batch is empty, allowed is 1 sample or more on every rank", "leave empty batches out")
         check_needs(self.rule, {"batch": batch, "indices": None if batch is None else batch.indices})
         return work

@@ -6,8 +6,8 @@ counting of samples happen here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -19,6 +19,7 @@ from sharpkit.core.comm import Comm
 from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import RandomState
+from sharpkit.core.reduction import Reduction
 from sharpkit.core.rows import SomeRows, can_see_into
 from sharpkit.core.task import Batch, Task, Tree
 from sharpkit.core.vec import Vec
@@ -57,7 +58,7 @@ class Oracle:
         task: Outputs and per-sample losses.
         model: The module whose buffers are frozen in passes that are not clean.
         params: The trainable parameters that gradients are aligned with.
-        comm: Averages gradients over the ranks.
+        comm: The ranks that a batch lies on; loss and gradient are those of all its samples.
         precision: Autocast and loss scale.
         accumulate: How many micro-batches a batch is cut into; the gradient is that of the whole batch.
         replay: `same` evaluates a batch with the same random masks every time, `fresh` with new ones.
@@ -91,6 +92,7 @@ class Oracle:
         self._params = list(params)
         self._device = self._params[0].device
         self._comm = comm
+        self._reduction = Reduction(comm, self._params) if comm.size > 1 else None
         self._precision = precision
         self._accumulate = accumulate
         self._replay = replay
@@ -139,16 +141,15 @@ class Oracle:
         return torch.cat(pieces)
 
     def squared_gradients(self, batch: Batch, mode: FisherMode) -> Vec:
-        """Return the mean over samples of the squared gradient of the task's loss, without auxiliary loss and decay.
+        """Return the mean over the samples here of the task's squared gradient, without auxiliary loss and decay.
 
         Args:
             batch: The samples.
             mode: `eval` leaves buffers as they are, `official` is one sample at a time in training mode.
         """
         function = squared_gradients if mode == "eval" else official_squared_gradients
-        mean = function(self._model, self._task, self._params, batch)
+        mean = function(self._model, self._task, self._params, batch) if batch.size else vec.zeros_like(self._params)
         self.cost.add(batch, 1)
-        self._comm.mean_(mean)
         return mean
 
     def _recorded(self, work: Work) -> RandomState | None:
@@ -163,33 +164,66 @@ class Oracle:
     def _run_batch(
         self, batch: Batch, objectives: Sequence[Objective | None], only: Sequence[Touched] | None
     ) -> Evaluation:
-        size = batch.size
         losses: list[Tensor] = []
         outputs: list[Tensor] = []
         sums: list[Vec] = []
         reached = [False] * len(self._params)
-        for piece in batch.split(self._accumulate):
+        pieces = [piece for piece in batch.split(self._accumulate) if piece.size]
+        for n, piece in enumerate(pieces):
             with torch.set_grad_enabled(bool(objectives)), self._precision.autocast(), self._some_rows(only):
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
                 _check_shapes(out, own, piece.size)
                 whole = own if piece.reference is None else self._with_auxiliary(own, out, piece.reference)
-                scalars = [(whole if o is None else o(out, piece)).sum() / size for o in objectives]
-            for k, scalar in enumerate(scalars):
-                grads = self._backward(scalar, k + 1 < len(scalars), reached, only)
-                if k < len(sums):
-                    vec.add_(sums[k], grads)
-                else:
-                    sums.append(grads)
+                scalars = [(whole if o is None else o(out, piece)).sum() / batch.count for o in objectives]
             losses.append(own.detach())
             outputs.append(out.detach())
+            for k, scalar in enumerate(scalars):
+                before = sums[k] if n else None
+                with self._sending(only, before, last=n + 1 == len(pieces)) as receive:
+                    grads = self._backward(scalar, k + 1 < len(scalars), reached, only)
+                    if before is not None:
+                        vec.add_(grads, before)
+                    sums[k:] = [receive(grads)]
+        if not pieces:
+            losses, sums = [self._params[0].new_zeros(0)], [self._none(only) for _ in objectives]
         self.cost.add(batch, len(objectives))
         for grads in sums:
             self._settle(grads, reached)
         joined = losses[0] if len(losses) == 1 else torch.cat(losses)
         self._precision.watch(joined)
-        seen = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-        return Evaluation(joined.mean(), joined, seen, sums, reached)
+        seen = (outputs or losses)[0] if len(outputs) <= 1 else torch.cat(outputs)
+        return Evaluation(self._mean(joined, batch), joined, seen, sums, reached)
+
+    def _mean(self, losses: Tensor, batch: Batch) -> Tensor:
+        """Return the mean loss over the samples of a batch, wherever they lie."""
+        if self._reduction is None:
+            return losses.mean()
+        mean = losses.sum() / batch.count
+        self._comm.sum_([mean])
+        return mean
+
+    @contextmanager
+    def _sending(
+        self, only: Sequence[Touched] | None, before: Vec | None, *, last: bool
+    ) -> Generator[Callable[[Vec], Vec]]:
+        """Add up the gradients of all ranks while the last backward pass runs; yields what waits for them."""
+        if self._reduction is None or not last:
+            yield lambda grads: grads
+            return
+        try:
+            self._reduction.begin(self._wanted(only), before)
+            yield self._reduction.end
+        finally:
+            self._reduction.stop()
+
+    def _none(self, only: Sequence[Touched] | None) -> Vec:
+        """Return the gradient of a batch none of whose samples is here."""
+        assert self._reduction is not None
+        return self._reduction.all_at_once(vec.zeros_like(self._params), self._wanted(only))
+
+    def _wanted(self, only: Sequence[Touched] | None) -> list[bool]:
+        return [p.requires_grad and (only is None or only[i] is not False) for i, p in enumerate(self._params)]
 
     def _some_rows(self, only: Sequence[Touched] | None) -> AbstractContextManager[object]:
         rows = {
@@ -228,12 +262,16 @@ class Oracle:
         reached = [False] * len(self._params)
         grads = self._take(reached)
         self.cost.add(closure, 1)
+        if self._reduction is not None:
+            grads = vec.scale(self._reduction.all_at_once(grads, self._wanted(None)), 1 / self._comm.size)
+            loss = loss / self._comm.size
+            self._comm.sum_([loss])
         self._settle(grads, reached)
         return Evaluation(loss, None, None, [grads], reached)
 
     def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool], only: Sequence[Touched] | None) -> Vec:
         self._clear()
-        wanted = [p for i, p in enumerate(self._params) if p.requires_grad and (only is None or only[i] is not False)]
+        wanted = [p for p, flag in zip(self._params, self._wanted(only), strict=True) if flag]
         if not wanted:
             return self._take(reached)
         with torch.enable_grad():
@@ -266,7 +304,6 @@ class Oracle:
 
     def _settle(self, grads: Vec, reached: Sequence[bool]) -> None:
         self._precision.unscale_(grads)
-        self._comm.mean_(grads)
         if self._decay:
             # As the base optimizer, which leaves parameters without a gradient as they are.
             pairs = [(g, p.detach()) for g, p, has in zip(grads, self._params, reached, strict=True) if has]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sharpkit.core import vec
+from sharpkit.core.comm import Comm
 from sharpkit.core.oracle import Objective, Oracle, Role, Touched
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Evaluation, Work
@@ -167,13 +168,16 @@ class Joint(Point):
     """The points of the shards of a batch as one point of the batch.
 
     Args:
-        points: One a shard.
-        shares: Each shard's part of the batch.
+        points: One for every shard that is here.
+        shares: Each one's part of the batch.
+        across: The ranks that further shards are on.
     """
 
-    def __init__(self, points: Sequence[Point], shares: Sequence[float]) -> None:
+    def __init__(self, points: Sequence[Point], shares: Sequence[float], across: Comm) -> None:
         self._points = list(points)
         self._shares = list(shares)
+        self._across = across
+        self._means: dict[Objective | None, Vec] = {}
 
     @property
     def evaluated(self) -> bool:
@@ -188,26 +192,35 @@ class Joint(Point):
 
     def gradients(self, *objectives: Objective | None) -> tuple[Vec, ...]:
         """Return the means of the shards' gradients, each with its share."""
-        every = [point.gradients(*objectives) for point in self._points]
-        return tuple(vec.weighted_sum(list(grads), self._shares) for grads in zip(*every, strict=True))
+        missing = [o for o in dict.fromkeys(objectives) if o not in self._means]
+        if missing:
+            every = [point.gradients(*missing) for point in self._points]
+            means = [vec.weighted_sum(list(grads), self._shares) for grads in zip(*every, strict=True)]
+            self._across.sum_([t for mean in means for t in mean])
+            self._means.update(zip(missing, means, strict=True))
+        return tuple(self._means[o] for o in objectives)
 
     def partial(self, objective: Objective | None, only: Sequence[Touched]) -> Vec:
         """Return the mean of the shards' partial gradients."""
-        return vec.weighted_sum([point.partial(objective, only) for point in self._points], self._shares)
+        mean = vec.weighted_sum([point.partial(objective, only) for point in self._points], self._shares)
+        self._across.sum_(mean)
+        return mean
 
     @property
     def loss(self) -> Tensor:
         """The mean task loss of the batch, ()."""
-        return torch.stack([p.loss * share for p, share in zip(self._points, self._shares, strict=True)]).sum()
+        mean = torch.stack([p.loss * share for p, share in zip(self._points, self._shares, strict=True)]).sum()
+        self._across.sum_([mean])
+        return mean
 
     @property
     def losses(self) -> Tensor:
-        """The per-sample task losses, (B,)."""
+        """The per-sample task losses of the shards that are here, (B,)."""
         return torch.cat([point.losses for point in self._points])
 
     @property
     def outputs(self) -> Tensor | None:
-        """The model's outputs, (B, ...); None from a closure."""
+        """The model's outputs on the shards that are here, (B, ...); None from a closure."""
         seen = [out for point in self._points if (out := point.outputs) is not None]
         return torch.cat(seen) if len(seen) == len(self._points) else None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,12 +14,13 @@ from torch.optim import Optimizer
 from sharpkit.core import vec
 from sharpkit.core.base import LookAhead, look_ahead
 from sharpkit.core.buffers import Buffers
+from sharpkit.core.comm import Comm, SingleProcess
 from sharpkit.core.fisher import FisherMode
 from sharpkit.core.memory import Drawer, Memory
 from sharpkit.core.oracle import Objective, Oracle, Role, Touched
 from sharpkit.core.point import Joint, Point, restored
 from sharpkit.core.slots import Mask
-from sharpkit.core.task import Batch
+from sharpkit.core.task import Batch, sizes
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Work
 from sharpkit.errors import UsageError
@@ -74,6 +76,8 @@ class Surroundings:
     wants_clean: bool = False
     samples: int | None = None
     draw: Draw | None = None
+    ranks: Comm = SingleProcess()  # that the batch lies on
+    across: Comm = SingleProcess()  # the same where every rank climbs its own part's gradient
 
 
 class Step:
@@ -113,7 +117,8 @@ class Step:
         self.shared = Drawer(memory, "all")
         self.clock = clock
         self.shard = shard
-        self.shares = shares
+        self.shares = shares  # of all shards, wherever they are
+        self.own: Sequence[float] = shares  # of those here
         self.notes: dict[str, Tensor] = {}
         self.tallies: dict[str, Tensor] = {}
         self.overlap = 0.0  # gradients that could have run beside others
@@ -121,18 +126,26 @@ class Step:
         self.here = self._clean = Point(around.oracle, self.params, None, work, "clean")
 
     def cut(self, pieces: int) -> list[Step]:
-        """Return the steps of the batch's shards, one a piece; of a single one this step itself.
+        """Return the steps of the batch's shards that are here; of a single one this step itself.
 
-        This step becomes the one of all shards: its clean point is their mean.
+        This step becomes the one of all shards: its clean point is their mean. Where every rank climbs for itself, its
+        part of the batch is cut, and the shards are counted over all ranks.
         """
-        shards = self.work.split(pieces)
-        if len(shards) == 1:
+        across = self._around.across
+        shards = self.work.split(min(pieces, *self.work.parts) if across.size > 1 and self.work.parts else pieces)
+        if len(shards) == across.size == 1:
             return [self]
-        self.shares = [shard.size / self.work.size for shard in shards]
+        every = [[shard.count for shard in shards]]
+        if across.size > 1:
+            every = [sizes(part, len(shards)) for part in self.work.parts or [1] * across.size]
+            shards = [replace(shard, parts=None, whole=self.work.count) for shard in shards]
+        first, total = across.rank * len(shards), sum(map(sum, every))
+        self.shares = [size / total for part in every for size in part]
         steps = [
-            Step(self._around, work, self._kept, self.clock, i, self.shares) for i, work in enumerate(shards)
+            Step(self._around, work, self._kept, self.clock, i, self.shares) for i, work in enumerate(shards, first)
         ]  # fmt: skip
-        self.here = Joint([step.here for step in steps], self.shares)
+        self.own = self.shares[first : first + len(shards)]
+        self.here = Joint([step.here for step in steps], self.own, across)
         return steps
 
     def at(self, offset: Vec | None, work: Work | None = None, *, clean: bool = False) -> Point:
@@ -185,17 +198,53 @@ class Step:
         return [all(flags) for flags in zip(*chosen, strict=True)] if chosen else [True] * len(self.params)
 
     def training_samples(self, count: int) -> Batch:
-        """Return samples drawn from the training data, or, where nobody said how to, the first ones of this batch."""
-        batch = self.batch()
+        """Return samples drawn from the training data, or, where nobody said how to, the first ones of this batch.
+
+        Several ranks share them out among them.
+        """
+        batch, ranks = self.batch(), self._around.ranks
         if self._around.draw is None:
-            return batch.select_range(0, min(count, batch.size))
+            taken = _first(batch.parts or [batch.size], count)
+            return batch.select_range(0, taken[ranks.rank], taken if ranks.size > 1 else None)
         drawn = Batch.of(self._around.draw(count, self.generator))
-        drawn.whole = batch.whole or batch.size
-        return drawn
+        drawn.whole = batch.whole or batch.count
+        if ranks.size == 1:
+            return drawn
+        parts = sizes(drawn.size, ranks.size)
+        start = sum(parts[: ranks.rank])
+        return drawn.select_range(start, start + parts[ranks.rank], parts)
 
     def squared_gradients(self, batch: Batch, mode: FisherMode = "eval") -> Vec:
         """Return the mean over samples of the squared gradient of a sample's loss, by parameter."""
-        return self._around.oracle.squared_gradients(batch, mode)
+        mean = self._around.oracle.squared_gradients(batch, mode)
+        if batch.parts is not None:
+            vec.scale_(mean, batch.size / batch.count)
+            self._around.ranks.sum_(mean)
+        return mean
+
+    def gathered(self, rows: Tensor) -> Tensor:
+        """Return something of this batch's samples, (B, ...), of those on all ranks, one rank after the other."""
+        parts = self.work.parts
+        return rows if parts is None else self._around.ranks.gather(rows, parts)
+
+    def selected(self, rows: Tensor) -> Batch:
+        """Return some of this batch's samples, given their positions (b,), ascending, as `gathered` counts them."""
+        batch = self.batch()
+        if batch.parts is None:
+            return batch.select(rows)
+        ends = list(itertools.accumulate(batch.parts, initial=0))
+        cuts = torch.searchsorted(rows, rows.new_tensor(ends)).tolist()  # waits for the device, as sizes must be known
+        mine, start = self._around.ranks.rank, ends[self._around.ranks.rank]
+        return batch.select(rows[cuts[mine] : cuts[mine + 1]] - start, [b - a for a, b in itertools.pairwise(cuts)])
+
+    def pool(self, key: str, vector: Vec) -> None:
+        """Keep under a key of `shared` the mean of what every shard gives, each with its share."""
+        self._kept.pool(f"all/{key}", vec.weighted_sum([vector], [self.shares[self.shard]]))
+
+    def of_first(self, tensor: Tensor) -> Tensor:
+        """Return what the first shard gives, where all shards are to go by one."""
+        self._around.across.broadcast_([tensor])
+        return tensor
 
     def buffers(self) -> Vec:
         """Return a copy of the model's buffers."""
@@ -243,3 +292,11 @@ class Step:
     def tally(self, name: str, happened: Tensor) -> None:
         """Count a 0-dim boolean, still on the device, in the optimizer's counters."""
         self.tallies[name] = self.tallies[name].to(torch.int64) + happened if name in self.tallies else happened
+
+
+def _first(parts: Sequence[int], count: int) -> list[int]:
+    """Return how many of the first `count` samples each part has."""
+    taken: list[int] = []
+    for part in parts:
+        taken.append(min(part, count - sum(taken)))
+    return taken

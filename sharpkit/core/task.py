@@ -61,6 +61,7 @@ class Batch:
         whole: The size of the batch that these samples were taken from, to count fractions of a gradient; None if
             they are a batch of their own.
         reference: What an auxiliary loss compares the outputs with, (B, ...) tensors; None adds nothing to the loss.
+        parts: Of a batch that lies on several ranks, how many of its samples each has; None if all are here.
     """
 
     inputs: Tree
@@ -69,11 +70,17 @@ class Batch:
     randomness: RandomState | None = None
     whole: int | None = None
     reference: Tree | None = None
+    parts: Sequence[int] | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of samples on all ranks together."""
+        return self.size if self.parts is None else sum(self.parts)
 
     @property
     def share(self) -> float:
         """The part of its whole batch that this is."""
-        return 1.0 if self.whole is None else self.size / self.whole
+        return 1.0 if self.whole is None else self.count / self.whole
 
     @property
     def size(self) -> int:
@@ -88,36 +95,46 @@ class Batch:
         """Where the inputs are."""
         return next(tensors(self.inputs)).device
 
-    def select(self, rows: Tensor) -> Batch:
-        """Return the samples at the positions `rows`, (b,) integers; they draw fresh randomness."""
+    def select(self, rows: Tensor, parts: Sequence[int] | None = None) -> Batch:
+        """Return the samples at the positions `rows`, (b,) integers; they draw fresh randomness.
+
+        Args:
+            rows: Of the samples that lie here.
+            parts: How many are selected on every rank, where the batch lies on several.
+        """
         return Batch(
             map_tensors(lambda t: t[rows], self.inputs),
             map_tensors(lambda t: t[rows], self.targets),
             None if self.indices is None else self.indices[rows],
-            whole=self.whole or self.size,
+            whole=self.whole or self.count,
             reference=map_tensors(lambda t: t[rows], self.reference),
+            parts=parts,
         )
 
     def split(self, pieces: int) -> list[Batch]:
-        """Cut the batch into consecutive parts whose sizes differ by at most one, the larger ones first.
+        """Cut the batch into consecutive pieces whose sizes differ by at most one, the larger ones first.
 
-        A batch of fewer samples than `pieces` gives one part a sample.
+        A batch of fewer samples than `pieces` gives one piece a sample; of one on several ranks some may lie elsewhere.
         """
-        size = self.size
-        pieces = min(pieces, size)
+        pieces = min(pieces, self.count)
         if pieces <= 1:
             return [self]
-        bounds = [size // pieces * i + min(i, size % pieces) for i in range(pieces + 1)]
-        return [self.select_range(start, stop) for start, stop in itertools.pairwise(bounds)]
+        everywhere = [sizes(part, pieces) for part in self.parts] if self.parts is not None else None
+        bounds = itertools.pairwise(itertools.accumulate(sizes(self.size, pieces), initial=0))
+        return [
+            self.select_range(start, stop, None if everywhere is None else [part[i] for part in everywhere])
+            for i, (start, stop) in enumerate(bounds)
+        ]
 
-    def select_range(self, start: int, stop: int) -> Batch:
-        """Return the samples from `start` up to `stop` as views."""
+    def select_range(self, start: int, stop: int, parts: Sequence[int] | None = None) -> Batch:
+        """Return the samples from `start` up to `stop` as views; `parts` is how many they are on every rank."""
         return Batch(
             map_tensors(lambda t: t[start:stop], self.inputs),
             map_tensors(lambda t: t[start:stop], self.targets),
             None if self.indices is None else self.indices[start:stop],
-            whole=self.whole or self.size,
+            whole=self.whole or self.count,
             reference=map_tensors(lambda t: t[start:stop], self.reference),
+            parts=parts,
         )
 
     def pack(self) -> dict[str, Any]:
@@ -129,6 +146,7 @@ class Batch:
             "randomness": self.randomness,
             "whole": self.whole,
             "reference": map_tensors(torch.clone, self.reference),
+            "parts": None if self.parts is None else list(self.parts),
         }
 
     @staticmethod
@@ -144,7 +162,7 @@ class Batch:
             UsageError: If `given` is none of these.
         """
         if isinstance(given, Batch):
-            return Batch(given.inputs, given.targets, given.indices)
+            return Batch(given.inputs, given.targets, given.indices, parts=given.parts)
         kind = type(given).__name__
         parts: list[Any] = list(given) if kind in ("tuple", "list") else []
         if len(parts) in (2, 3):
@@ -154,6 +172,34 @@ class Batch:
             "(inputs, targets, indices), a Batch, or a closure",
             "call opt.step((inputs, targets))",
         )
+
+
+def sizes(count: int, pieces: int) -> list[int]:
+    """Return the sizes of consecutive pieces that differ by at most one, the larger ones first."""
+    return [count // pieces + (i < count % pieces) for i in range(pieces)]
+
+
+def portion(count: int, rank: int, ranks: int, shards: int = 1) -> tuple[Tensor, list[int]]:
+    """Return which samples of a batch a rank has, (b,) positions, and how many every rank has.
+
+    Of every shard, in the order of the batch, every rank has its consecutive part, so that the shards of all ranks
+    together are those that one process would make.
+
+    Args:
+        count: Samples of the whole batch.
+        rank: Which of the ranks.
+        ranks: How many there are.
+        shards: That the batch will be cut into.
+    """
+    starts = itertools.accumulate(sizes(count, shards), initial=0)
+    mine: list[Tensor] = []
+    parts = [0] * ranks
+    for start, size in zip(starts, sizes(count, shards), strict=False):
+        pieces = sizes(size, ranks)
+        first = start + sum(pieces[:rank])
+        mine.append(torch.arange(first, first + pieces[rank]))
+        parts = [a + b for a, b in zip(parts, pieces, strict=True)]
+    return torch.cat(mine), parts
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -17,13 +17,16 @@ from sharpkit.errors import UsageError
 class Closure:
     """A function that zeroes the gradients, computes the mean loss, calls backward() and returns the loss.
 
-    It counts as one sample, since nobody can see how many it holds.
+    It counts as one sample, since nobody can see how many it holds; on several ranks they weigh alike.
     """
 
     function: Callable[[], Tensor | float]
     randomness: RandomState | None = None
     size: int = 1
+    count: int = 1
     share: float = 1.0
+    parts: Sequence[int] | None = None
+    whole: int | None = None
 
     def split(self, pieces: int) -> list[Closure]:
         """Return the closure itself; it cannot be cut.
@@ -52,7 +55,7 @@ Work = Batch | Closure
 
 @dataclass
 class Cost:
-    """What has been computed: samples, and gradients in units of a whole batch's."""
+    """What has been computed, on all ranks together: samples, and gradients in units of a whole batch's."""
 
     forward: int = 0
     backward: int = 0
@@ -60,6 +63,12 @@ class Cost:
 
     def add(self, work: Work, gradients: int) -> None:
         """Count a forward pass and so many backward passes."""
-        self.forward += work.size
-        self.backward += work.size * gradients
+        self.forward += work.count
+        self.backward += work.count * gradients
         self.gradients += work.share * gradients
+
+    def of_all(self, share: float) -> Cost:
+        """Return the cost of all shards from that of those here, which are a share of the batch."""
+        if share == 1:
+            return self
+        return Cost(round(self.forward / share), round(self.backward / share), self.gradients / share)

@@ -84,12 +84,12 @@ class SharpestSamples(Rows):
     def select(self, step: Step, offset: Vec) -> Work:
         """Return the floor(gamma b) samples, at least one, of the largest rise; ties by position."""
         batch = step.batch()
-        count = max(1, int(self.gamma * batch.size))
-        if count == batch.size:
+        count = max(1, int(self.gamma * batch.count))
+        if count == batch.count:
             return batch
-        rise = step.at(offset).forward().losses - step.here.losses
+        rise = step.gathered(step.at(offset).forward().losses - step.here.losses)
         order = torch.sort(rise, descending=True, stable=True).indices
-        return batch.select(order[:count].sort().values)
+        return step.selected(order[:count].sort().values)
 
 
 def esam(rho: float = 0.05, beta: float = 0.6, gamma: float = 0.5) -> Rule:

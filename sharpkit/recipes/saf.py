@@ -90,8 +90,8 @@ class Recorded(Distilled):
             whole.shared[_RECORD] = outputs.new_zeros(*size, outputs.shape[1])
             whole.shared[_WRITTEN] = torch.full(size, -1, dtype=torch.int32, device=outputs.device)
         epoch = whole.clock.epoch
-        place = epoch % (self.lag + 1), self._rows(whole)
-        whole.shared.write(_RECORD, place, outputs.clone())
+        place = epoch % (self.lag + 1), whole.gathered(self._rows(whole))
+        whole.shared.write(_RECORD, place, whole.gathered(outputs.clone()))
         whole.shared.write(_WRITTEN, place, epoch)
 
     def _rows(self, whole: Step) -> Tensor:

@@ -24,6 +24,7 @@ _CLIMBED = "sampa.climbed"
 _REACHED = "sampa.reached"
 _BATCH = "sampa.batch"
 _SHARES = "sampa.shares"
+_MEAN = "sampa.mean"
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class AfterFirst(Gate):
 
     def perturbs(self, step: Step) -> bool:
         """Return whether q is there, for as many shards as this batch has."""
-        return len(step.memory.of_shards(_SHARES, 1)[0] or ()) == len(step.shares)
+        return len(step.shared.kept(_SHARES) or ()) == len(step.shares)
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,9 @@ class Optimistic(Descent):
 
         With shards, y is one for all, along the mean of their q, and h has the weight of the shard that it is of.
         """
-        shares = step.memory[_SHARES]
-        ahead = step.look_ahead(_mean(step, shares), self.y_step, step.memory[_REACHED])
+        shares = step.shared.kept(_SHARES)
+        mean = step.memory[_GRADIENT] if len(shares) == 1 else step.shared.kept(_MEAN)
+        ahead = step.look_ahead(mean, self.y_step, step.memory[_REACHED])
         y = step.at(ahead, clean=True)
         step.together(lambda: there.grad, lambda: y.gradients(None, step.ascent_loss))
         step.note("cosine", vec.cosine(step.memory[_GRADIENT], there.grad))
@@ -105,18 +107,9 @@ class Optimistic(Descent):
             step.memory[_CLIMBED] = point.gradients(step.ascent_loss)[0]
         step.memory[_REACHED] = list(point.reached)
         step.memory[_BATCH] = step.batch().pack()
-        step.memory[_SHARES] = list(step.shares)
-
-
-def _mean(step: Step, shares: list[float]) -> Vec:
-    """Return the mean of the shards' q, each with its share of the batch that it is of."""
-    every = step.memory.of_shards(_GRADIENT, len(shares))
-    if len(every) == 1:
-        return every[0]
-    mean = vec.scale(every[0], shares[0])
-    for q, share in zip(every[1:], shares[1:], strict=True):
-        vec.add_(mean, q, alpha=share)
-    return mean
+        step.shared[_SHARES] = list(step.shares)
+        if len(step.shares) > 1:
+            step.pool(_MEAN, step.memory[_GRADIENT])
 
 
 def sampa(rho: float = 0.1, lam: float = 0.2, y_step: LookAhead = "peek") -> Rule:

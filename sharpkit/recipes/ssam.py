@@ -195,7 +195,7 @@ class DynamicMask(SparseMask):
         if self.drop == "random":
             return structure.random(step.generator)
         assert step.climbed is not None
-        steepness = structure.reduce([t.abs() for t in step.climbed])
+        steepness = step.of_first(structure.reduce([t.abs() for t in step.climbed]))
         return steepness if self.drop == "flat" else -steepness
 
 

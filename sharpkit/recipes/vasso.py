@@ -37,8 +37,7 @@ class Smoothed(Filter):
         before = step.shared.kept(_SMOOTHED)
         # The copy, because what is remembered must not be the gradient that the base optimizer gets.
         smoothed = vec.clone(direction) if before is None else vec.lerp(before, direction, self.theta)
-        part = vec.weighted_sum([smoothed], [step.shares[step.shard]])
-        step.shared[_SMOOTHED] = part if step.shard == 0 else vec.add(step.shared[_SMOOTHED], part)
+        step.pool(_SMOOTHED, smoothed)
         return smoothed
 
     def pass_by(self, step: Step) -> None:

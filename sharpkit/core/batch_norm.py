@@ -1,0 +1,132 @@
+"""Batch norm on several ranks: statistics of the samples on all of them, or those of each averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
+
+from sharpkit.core.comm import Comm
+from sharpkit.errors import UsageError
+
+
+def synchronise(model: nn.Module, comm: Comm) -> None:
+    """Have every batch norm of a model normalise by mean and variance over the samples on all ranks.
+
+    With n samples (and places) in all, mu = (1 / n) sum x and var = (1 / n) sum (x - mu)^2, channel by channel, and
+    gradients flow through both; running variances are unbiased, as torch's are. torch.nn.SyncBatchNorm runs on
+    accelerators only, and its gradient cannot be differentiated again. Parameters, buffers and names stay.
+
+    Args:
+        model: Changed in place.
+        comm: The ranks.
+
+    Raises:
+        UsageError: If the model itself is a batch norm, or has one of a kind of its own.
+    """
+    if isinstance(model, _BatchNorm):
+        raise UsageError("the model is a single batch norm, which cannot be exchanged", "put it into a Sequential")
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Synchronised) or not isinstance(child, _BatchNorm):
+                continue
+            if type(child).forward is not _BatchNorm.forward:
+                raise UsageError(
+                    f"the batch norm {type(child).__name__} has a way of its own, which cannot be synchronised",
+                    "leave --sync-bn out",
+                )
+            setattr(parent, name, Synchronised(child, comm))
+
+
+class Synchronised(_BatchNorm):
+    """A batch norm whose statistics are those of the samples on all ranks.
+
+    Args:
+        own: The layer that it takes the place of; parameters and buffers are shared.
+        comm: The ranks.
+    """
+
+    def __init__(self, own: _BatchNorm, comm: Comm) -> None:
+        super().__init__(own.num_features, own.eps, own.momentum, own.affine, own.track_running_stats, device="meta")
+        self._parameters.update(own._parameters)  # pyright: ignore[reportPrivateUsage]
+        self._buffers.update(own._buffers)  # pyright: ignore[reportPrivateUsage]
+        self.training = own.training
+        self._comm = [comm]  # in a list, so that a copy of the model keeps the same ranks
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Synchronised:
+        """Copy parameters and buffers; there is one set of ranks."""
+        raise UsageError("a model with synchronised batch norm cannot be copied", "copy it before")
+
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002
+        if input.dim() < 2:
+            raise UsageError(f"batch norm was given shape {tuple(input.shape)}, allowed is (B, C, ...)", "add an axis")
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        """Return the normalised input, (B, C, ...)."""
+        self._check_input_dim(input)
+        if not self.training and self.running_mean is not None:
+            return functional.batch_norm(
+                input, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+            )
+        axes = [0, *range(2, input.dim())]
+        shape = [1, -1] + [1] * (input.dim() - 2)
+        wide = input.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+        here = wide.new_full((1,), input.numel() / input.shape[1])
+        sums = _Sum.apply(torch.cat([wide.sum(axes), here]), self._comm[0])
+        count = sums[-1]
+        mean = sums[:-1] / count
+        centred = wide - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(axes), self._comm[0]) / count
+        self._track(mean.detach(), variance.detach(), count.detach())
+        scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            scaled = scaled * self.weight.view(shape) + self.bias.view(shape)
+        return scaled.to(input.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        if not self.track_running_stats or self.running_mean is None:
+            return
+        assert self.num_batches_tracked is not None
+        assert self.running_var is not None
+        self.num_batches_tracked.add_(1)
+        weight = 1 / self.num_batches_tracked if self.momentum is None else torch.as_tensor(self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight.to(self.running_mean))
+        unbiased = variance * (count / (count - 1).clamp(min=1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight.to(self.running_var))
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over the ranks; every rank's result depends on every rank's input, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, comm: Comm) -> Tensor:
+        """Return the sum."""
+        ctx.comm = comm
+        total = values.clone()
+        comm.sum_([total])
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient, differentiable again."""
+        return _Sum.apply(grads[0].contiguous(), ctx.comm), None
+
+
+def average_statistics_(model: nn.Module, comm: Comm) -> None:
+    """Replace the running statistics of every batch norm by their means over the ranks, so that replicas stay alike."""
+    statistics = list(_statistics(model))
+    if comm.size == 1 or not statistics:
+        return
+    comm.sum_(statistics)
+    torch._foreach_div_(statistics, float(comm.size))  # pyright: ignore[reportPrivateUsage]
+
+
+def _statistics(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and not isinstance(module, Synchronised) and module.track_running_stats:
+            yield from (b for b in (module.running_mean, module.running_var) if b is not None)

@@ -1,0 +1,113 @@
+"""Every recipe on several ranks is the recipe on one: of the whole batch, or of one shard a rank."""
+
+import functools
+
+import pytest
+import torch
+
+from sharpkit.core.batch_norm import synchronise
+from sharpkit.core.task import Batch, portion
+from sharpkit.errors import UsageError
+from sharpkit.recipes.grammar import parse
+from tests.core.support import net, numbered, sharp, weights
+from tests.distributed.launch import on_ranks
+from tests.recipes.test_precision_contract import NAMES, drawing
+from tests.recipes.test_compiled_contract import UNIONS
+from tests.recipes.test_unions import RUNNING, joint
+
+EVERY = list(dict.fromkeys([*NAMES, *UNIONS]))
+PAIRS = [joint(a, b) for a, b in RUNNING]
+STEPS = 6
+BATCHES = (8, 7, 8, 9, 8, 7)
+
+
+def whole(t):
+    return Batch(*numbered(BATCHES[t], seed=t))
+
+
+def part(batch, comm, shards=1):
+    """A rank's samples of a batch, with what everybody has."""
+    rows, parts = portion(batch.size, comm.rank, comm.size, shards)
+    return Batch(batch.inputs[rows], batch.targets[rows], batch.indices[rows], parts=parts)
+
+
+def trained(rule, comm=None, **options):
+    """The weights after some steps, in float64, and the counters."""
+    kind = "batch-norm" if "sam-on" in rule else "mlp"
+    model = net(kind)
+    if comm is not None and options.get("ascent_scope") != "local":
+        synchronise(model, comm)
+    opt = sharp(rule, model, draw=drawing(torch.float64), comm=comm, **options)
+    torch.manual_seed(0)
+    reports = []
+    for t in range(STEPS):
+        batch = whole(t)
+        report = opt.step(batch if comm is None else part(batch, comm, opt.rule.shards))
+        reports.append((float(report.loss), report.forward_samples, report.backward_samples, report.gradients))
+    return weights(model), reports
+
+
+def every_recipe(comm, rules, scope):
+    return {rule: trained(rule, comm, ascent_scope=scope) for rule in rules}
+
+
+@functools.cache
+def found(size, scope, tmp):
+    rules = LOCAL if scope == "local" else [*EVERY, *PAIRS] if size == 2 else EVERY
+    try:
+        return on_ranks(size, every_recipe, rules, scope, folder=tmp / f"{scope}{size}")
+    except AssertionError as error:
+        return error  # once for all that ask
+
+
+@pytest.fixture(scope="module")
+def tmp(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+def values_of(rule, size, scope, tmp):
+    """What every rank gave for a recipe."""
+    values = found(size, scope, tmp)
+    if isinstance(values, AssertionError):
+        raise values
+    return [value[rule] for value in values]
+
+
+def sharded(rule, m):
+    """The recipe of one process with a shard a rank, or None where msam does not go with it."""
+    try:
+        return parse(f"{rule}+msam").text.replace(":m=4", f":m={m}")
+    except UsageError:
+        return None
+
+
+LOCAL = [rule for rule in EVERY if "sam-on" not in rule and "msam" not in rule]
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", EVERY)
+def test_global_scope_is_one_process_with_the_whole_batch(rule, size, tmp):
+    expected, reports = trained(rule)
+    for got, told in values_of(rule, size, "global", tmp):
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(told, reports, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", LOCAL)
+def test_local_scope_is_one_process_with_a_shard_a_rank(rule, size, tmp):
+    one = sharded(rule, size)
+    if one is None:
+        pytest.skip("there is no such recipe of one process")
+    expected, reports = trained(one)
+    for got, told in values_of(rule, size, "local", tmp):
+        for a, b in zip(got, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(told, reports, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_union_in_global_scope_is_that_of_one_process(pair, tmp):
+    test_global_scope_is_one_process_with_the_whole_batch(pair, 2, tmp)
