@@ -42,6 +42,11 @@ def synchronise(model: nn.Module, comm: Comm) -> None:
             setattr(parent, name, Synchronised(child, comm))
 
 
+def is_synchronised(model: nn.Module) -> bool:
+    """Return whether a model has a batch norm that `synchronise` put there."""
+    return any(isinstance(module, Synchronised) for module in model.modules())
+
+
 class Synchronised(_BatchNorm):
     """A batch norm whose statistics are those of the samples on all ranks.
 

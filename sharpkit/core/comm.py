@@ -94,6 +94,9 @@ class SingleProcess:
         return value
 
 
+ALONE = SingleProcess()
+
+
 class Ranks:
     """The processes of torch.distributed's default group, or of a part of it.
 

@@ -14,7 +14,7 @@ from sharpkit.core import vec
 from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.batch_norm import average_statistics_
 from sharpkit.core.buffers import Buffers
-from sharpkit.core.comm import AscentScope, Comm, SingleProcess
+from sharpkit.core.comm import ALONE, AscentScope, Comm
 from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_needs, check_options
 from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
@@ -105,8 +105,8 @@ class SharpnessAware:
         self.names, self.params = trainable(model, base)
         self._model = model
         self._clip = clip
-        self._comm = comm or SingleProcess()
-        self._across: Comm = self._comm if ascent_scope == "local" else SingleProcess()
+        self._comm = comm or ALONE
+        self._across: Comm = self._comm if ascent_scope == "local" else ALONE
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._precision = Precision(precision, self.params[0].device)
@@ -115,7 +115,7 @@ class SharpnessAware:
             as_task(model, loss),
             model,
             self.params,
-            comm=SingleProcess() if ascent_scope == "local" else self._comm,
+            comm=ALONE if ascent_scope == "local" else self._comm,
             precision=self._precision,
             accumulate=accumulate,
             replay=rng,
@@ -184,8 +184,7 @@ class SharpnessAware:
         if dropped:
             self._undo(*before)
         self._precision.finish(dropped)
-        cost = self._oracle.cost.of_all(sum(whole.own))
-        report = report_of(whole, steps, clean, cost, perturbed=perturbed, dropped=dropped)
+        report = report_of(whole, steps, clean, self._oracle.cost, perturbed=perturbed, dropped=dropped)
         self._state.count(report, dict.fromkeys((whole, *steps)))
         return report
 

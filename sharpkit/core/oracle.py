@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpkit.core import randomness, vec
+from sharpkit.core.batch_norm import is_synchronised
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import Comm
 from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
@@ -93,6 +94,7 @@ class Oracle:
         self._device = self._params[0].device
         self._comm = comm
         self._reduction = Reduction(comm, self._params) if comm.size > 1 else None
+        self._together = is_synchronised(model)  # then every rank takes part in every pass, also without samples
         self._precision = precision
         self._accumulate = accumulate
         self._replay = replay
@@ -168,7 +170,7 @@ class Oracle:
         outputs: list[Tensor] = []
         sums: list[Vec] = []
         reached = [False] * len(self._params)
-        pieces = [piece for piece in batch.split(self._accumulate) if piece.size]
+        pieces = [piece for piece in batch.split(self._accumulate) if piece.size or self._together]
         for n, piece in enumerate(pieces):
             with torch.set_grad_enabled(bool(objectives)), self._precision.autocast(), self._some_rows(only):
                 out = self._task.outputs(piece)
@@ -186,7 +188,7 @@ class Oracle:
                         vec.add_(grads, before)
                     sums[k:] = [receive(grads)]
         if not pieces:
-            losses, sums = [self._params[0].new_zeros(0)], [self._none(only) for _ in objectives]
+            losses, sums = [self._params[0].new_zeros(0)], [self._none(only, reached) for _ in objectives]
         self.cost.add(batch, len(objectives))
         for grads in sums:
             self._settle(grads, reached)
@@ -217,10 +219,13 @@ class Oracle:
         finally:
             self._reduction.stop()
 
-    def _none(self, only: Sequence[Touched] | None) -> Vec:
-        """Return the gradient of a batch none of whose samples is here."""
+    def _none(self, only: Sequence[Touched] | None, reached: list[bool]) -> Vec:
+        """Return the gradient of a batch none of whose samples is here; it reaches parameters on the other ranks."""
         assert self._reduction is not None
-        return self._reduction.all_at_once(vec.zeros_like(self._params), self._wanted(only))
+        wanted = self._wanted(only)
+        for i in (i for i, flag in enumerate(wanted) if flag):
+            self.reached[i] = reached[i] = True
+        return self._reduction.all_at_once(vec.zeros_like(self._params), wanted)
 
     def _wanted(self, only: Sequence[Touched] | None) -> list[bool]:
         return [p.requires_grad and (only is None or only[i] is not False) for i, p in enumerate(self._params)]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from sharpkit.core import vec
 from sharpkit.core.base import LookAhead, look_ahead
 from sharpkit.core.buffers import Buffers
-from sharpkit.core.comm import Comm, SingleProcess
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.fisher import FisherMode
 from sharpkit.core.memory import Drawer, Memory
 from sharpkit.core.oracle import Objective, Oracle, Role, Touched
@@ -76,8 +76,8 @@ class Surroundings:
     wants_clean: bool = False
     samples: int | None = None
     draw: Draw | None = None
-    ranks: Comm = SingleProcess()  # that the batch lies on
-    across: Comm = SingleProcess()  # the same where every rank climbs its own part's gradient
+    ranks: Comm = ALONE  # that the batch lies on
+    across: Comm = ALONE  # the same where every rank climbs its own part's gradient
 
 
 class Step:
@@ -131,14 +131,18 @@ class Step:
         This step becomes the one of all shards: its clean point is their mean. Where every rank climbs for itself, its
         part of the batch is cut, and the shards are counted over all ranks.
         """
-        across = self._around.across
-        shards = self.work.split(min(pieces, *self.work.parts) if across.size > 1 and self.work.parts else pieces)
-        if len(shards) == across.size == 1:
-            return [self]
-        every = [[shard.count for shard in shards]]
-        if across.size > 1:
-            every = [sizes(part, len(shards)) for part in self.work.parts or [1] * across.size]
-            shards = [replace(shard, parts=None, whole=self.work.count) for shard in shards]
+        across, parts = self._around.across, self.work.parts or [1] * self._around.across.size
+        if across.size == 1:
+            shards = self.work.split(pieces)
+            if len(shards) == 1:
+                return [self]
+            every = [[shard.count for shard in shards]]
+        else:
+            pieces = min(pieces, *parts)
+            every = [sizes(part, pieces) for part in parts]
+            stands_for = sum(parts) / parts[across.rank]
+            alone = replace(self.work, parts=None, whole=sum(parts), stands_for=stands_for)
+            shards = alone.split(pieces)
         first, total = across.rank * len(shards), sum(map(sum, every))
         self.shares = [size / total for part in every for size in part]
         steps = [

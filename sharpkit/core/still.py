@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharpkit.core import vec
 from sharpkit.core.base import owners, trainable
-from sharpkit.core.comm import SingleProcess
+from sharpkit.core.comm import ALONE
 from sharpkit.core.memory import Memory
 from sharpkit.core.needs import check_needs
 from sharpkit.core.oracle import Oracle
@@ -80,7 +80,7 @@ class Still:
             as_task(model, loss),
             model,
             self.params,
-            comm=SingleProcess(),
+            comm=ALONE,
             precision=Precision("off", self.params[0].device),
             accumulate=accumulate,
             update_buffers=frozenset(),

@@ -62,6 +62,8 @@ class Batch:
             they are a batch of their own.
         reference: What an auxiliary loss compares the outputs with, (B, ...) tensors; None adds nothing to the loss.
         parts: Of a batch that lies on several ranks, how many of its samples each has; None if all are here.
+        stands_for: How many samples on all ranks together are counted for each of these, where every rank has a batch
+            of its own.
     """
 
     inputs: Tree
@@ -71,6 +73,7 @@ class Batch:
     whole: int | None = None
     reference: Tree | None = None
     parts: Sequence[int] | None = None
+    stands_for: float = 1.0
 
     @property
     def count(self) -> int:
@@ -109,6 +112,7 @@ class Batch:
             whole=self.whole or self.count,
             reference=map_tensors(lambda t: t[rows], self.reference),
             parts=parts,
+            stands_for=self.stands_for,
         )
 
     def split(self, pieces: int) -> list[Batch]:
@@ -135,6 +139,7 @@ class Batch:
             whole=self.whole or self.count,
             reference=map_tensors(lambda t: t[start:stop], self.reference),
             parts=parts,
+            stands_for=self.stands_for,
         )
 
     def pack(self) -> dict[str, Any]:
@@ -147,6 +152,7 @@ class Batch:
             "whole": self.whole,
             "reference": map_tensors(torch.clone, self.reference),
             "parts": None if self.parts is None else list(self.parts),
+            "stands_for": self.stands_for,
         }
 
     @staticmethod

@@ -27,6 +27,7 @@ class Closure:
     share: float = 1.0
     parts: Sequence[int] | None = None
     whole: int | None = None
+    stands_for: float = 1.0
 
     def split(self, pieces: int) -> list[Closure]:
         """Return the closure itself; it cannot be cut.
@@ -57,18 +58,13 @@ Work = Batch | Closure
 class Cost:
     """What has been computed, on all ranks together: samples, and gradients in units of a whole batch's."""
 
-    forward: int = 0
-    backward: int = 0
+    forward: float = 0
+    backward: float = 0
     gradients: float = 0.0
 
     def add(self, work: Work, gradients: int) -> None:
         """Count a forward pass and so many backward passes."""
-        self.forward += work.count
-        self.backward += work.count * gradients
-        self.gradients += work.share * gradients
-
-    def of_all(self, share: float) -> Cost:
-        """Return the cost of all shards from that of those here, which are a share of the batch."""
-        if share == 1:
-            return self
-        return Cost(round(self.forward / share), round(self.backward / share), self.gradients / share)
+        count = work.count * work.stands_for
+        self.forward += count
+        self.backward += count * gradients
+        self.gradients += work.share * work.stands_for * gradients

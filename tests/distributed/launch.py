@@ -38,7 +38,7 @@ def on_ranks(size, function, *arguments, folder):
     finally:
         for process in started:
             process.kill()
-    assert [process.returncode for process in started] == [0] * size, "\n".join(told)
+    assert [process.returncode for process in started] == [0] * size, "\n".join(text[-4000:] for text in told)
     return [torch.load(folder / f"value{rank}", weights_only=False) for rank in range(size)]
 
 
