@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from sharpkit.core import vec
 from sharpkit.core.comm import Comm
 from sharpkit.errors import UsageError
 
@@ -81,11 +82,11 @@ class Synchronised(_BatchNorm):
         shape = [1, -1] + [1] * (input.dim() - 2)
         wide = input.to(torch.float64 if input.dtype == torch.float64 else torch.float32)
         here = wide.new_full((1,), input.numel() / input.shape[1])
-        sums = _Sum.apply(torch.cat([wide.sum(axes), here]), self._comm[0])
+        sums = _summed(torch.cat([wide.sum(axes), here]), self._comm[0])
         count = sums[-1]
         mean = sums[:-1] / count
         centred = wide - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes), self._comm[0]) / count
+        variance = _summed(centred.square().sum(axes), self._comm[0]) / count
         self._track(mean.detach(), variance.detach(), count.detach())
         scaled = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
@@ -119,7 +120,11 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         """Return the gradient, differentiable again."""
-        return _Sum.apply(grads[0].contiguous(), ctx.comm), None
+        return _summed(grads[0].contiguous(), ctx.comm), None
+
+
+def _summed(values: Tensor, comm: Comm) -> Tensor:
+    return cast("Tensor", _Sum.apply(values, comm))  # pyright: ignore[reportUnknownMemberType]
 
 
 def average_statistics_(model: nn.Module, comm: Comm) -> None:
@@ -128,7 +133,7 @@ def average_statistics_(model: nn.Module, comm: Comm) -> None:
     if comm.size == 1 or not statistics:
         return
     comm.sum_(statistics)
-    torch._foreach_div_(statistics, float(comm.size))  # pyright: ignore[reportPrivateUsage]
+    vec.scale_(statistics, 1 / comm.size)
 
 
 def _statistics(model: nn.Module) -> Iterator[Tensor]:

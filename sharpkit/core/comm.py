@@ -123,8 +123,7 @@ class Ranks:
 
     def begin_sum_(self, tensor: Tensor) -> Callable[[], object]:
         """Begin to add up; NCCL and gloo both make progress while this process computes."""
-        work = dist.all_reduce(tensor, group=self._group, async_op=True)
-        assert work is not None
+        work: Any = dist.all_reduce(tensor, group=self._group, async_op=True)
         return work.wait
 
     def any_(self, flag: Tensor) -> None:
@@ -191,7 +190,8 @@ def left() -> None:
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    for piece, t in zip(flat.split([t.numel() for t in tensors]), tensors, strict=True):
+    pieces: Any = flat.split([t.numel() for t in tensors])
+    for piece, t in zip(pieces, tensors, strict=True):
         t.copy_(piece.view(t.shape))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -237,7 +237,8 @@ class Step:
         if batch.parts is None:
             return batch.select(rows)
         ends = list(itertools.accumulate(batch.parts, initial=0))
-        cuts = torch.searchsorted(rows, rows.new_tensor(ends)).tolist()  # waits for the device, as sizes must be known
+        found = torch.searchsorted(rows, rows.new_tensor(ends))
+        cuts = cast("list[int]", found.tolist())  # waits for the device, as sizes must be known
         mine, start = self._around.ranks.rank, ends[self._around.ranks.rank]
         return batch.select(rows[cuts[mine] : cuts[mine + 1]] - start, [b - a for a, b in itertools.pairwise(cuts)])
 

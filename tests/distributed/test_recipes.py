@@ -17,12 +17,8 @@ from tests.recipes.test_unions import RUNNING, joint
 
 EVERY = list(dict.fromkeys([*NAMES, *UNIONS]))
 PAIRS = [joint(a, b) for a, b in RUNNING]
-STEPS = 6
-BATCHES = (8, 9, 8, 9, 8, 9)
-
-
-def whole(t):
-    return Batch(*numbered(BATCHES[t], seed=t))
+BATCHES = {2: (8, 9, 8, 9, 8, 9), 4: (17, 16, 18, 17, 16, 19)}
+"""Sizes by the number of ranks, uneven, so that every rank has some of every shard that a recipe cuts."""
 
 
 def part(batch, comm, shards=1):
@@ -31,7 +27,7 @@ def part(batch, comm, shards=1):
     return Batch(batch.inputs[rows], batch.targets[rows], batch.indices[rows], parts=parts)
 
 
-def trained(rule, comm=None, shards=None, **options):
+def trained(rule, size, comm=None, shards=None, **options):
     """The weights after some steps, in float64, and the counters."""
     kind = "batch-norm" if "sam-on" in rule else "mlp"
     model = net(kind)
@@ -41,15 +37,15 @@ def trained(rule, comm=None, shards=None, **options):
     opt = sharp(variant, model, draw=drawing(torch.float64), comm=comm, **options)
     torch.manual_seed(0)
     reports = []
-    for t in range(STEPS):
-        batch = whole(t)
+    for t, count in enumerate(BATCHES[size]):
+        batch = Batch(*numbered(count, seed=t))
         report = opt.step(batch if comm is None else part(batch, comm, opt.rule.shards))
         reports.append((float(report.loss), report.forward_samples, report.backward_samples, report.gradients))
     return weights(model), reports
 
 
 def every_recipe(comm, rules, scope):
-    return {rule: trained(rule, comm, ascent_scope=scope) for rule in rules}
+    return {rule: trained(rule, comm.size, comm, ascent_scope=scope) for rule in rules}
 
 
 @functools.cache
@@ -81,7 +77,7 @@ LOCAL = [rule for rule in EVERY if not UNSHARDED & {name.partition(":")[0] for n
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", EVERY)
 def test_global_scope_is_one_process_with_the_whole_batch(rule, size, tmp):
-    expected, reports = trained(rule)
+    expected, reports = trained(rule, size)
     for got, told in values_of(rule, size, "global", tmp):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -91,7 +87,7 @@ def test_global_scope_is_one_process_with_the_whole_batch(rule, size, tmp):
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", LOCAL)
 def test_local_scope_is_one_process_with_a_shard_a_rank(rule, size, tmp):
-    expected, reports = trained(rule, shards=size)
+    expected, reports = trained(rule, size, shards=size)
     for got, told in values_of(rule, size, "local", tmp):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
