@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -123,7 +123,7 @@ class Ranks:
 
     def begin_sum_(self, tensor: Tensor) -> Callable[[], object]:
         """Begin to add up; NCCL and gloo both make progress while this process computes."""
-        work: Any = dist.all_reduce(tensor, group=self._group, async_op=True)
+        work = cast("dist.Work", dist.all_reduce(tensor, group=self._group, async_op=True))
         return work.wait
 
     def any_(self, flag: Tensor) -> None:
@@ -190,7 +190,7 @@ def left() -> None:
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
-    pieces: Any = flat.split([t.numel() for t in tensors])
+    pieces = cast("list[Tensor]", flat.split([t.numel() for t in tensors]))
     for piece, t in zip(pieces, tensors, strict=True):
         t.copy_(piece.view(t.shape))
 

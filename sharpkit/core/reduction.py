@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -146,7 +146,7 @@ def _entries(tensors: Vec) -> int:
 
 def _views(flat: Tensor, like: Vec) -> Vec:
     """Return pieces of a vector as tensors of the shapes, and where they are dense the memory formats, of others."""
-    pieces: Any = flat.split([t.numel() for t in like])
+    pieces = cast("list[Tensor]", flat.split([t.numel() for t in like]))
     return [
         piece.as_strided(t.shape, t.stride(), piece.storage_offset()) if _is_dense(t) else piece.view(t.shape)
         for piece, t in zip(pieces, like, strict=True)
