@@ -12,32 +12,6 @@ from sharpkit.commands import hessian as command
 from tests.cli.conftest import plain
 
 FAST = ("--threads", "1", "--samples", "60", "--steps", "12", "--tol", "1e-3")
-MODEL = """
-def f(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, classes))
-"""
-
-
-@pytest.fixture(scope="module")
-def _run(tmp_path_factory):
-    """A trained network of 610 parameters."""
-    from sharpkit.commands.train import run
-    from sharpkit.engine.config import TrainConfig
-
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "u.py").write_text("from torch import nn\n\n" + MODEL)
-    config = TrainConfig(model=f"{folder / 'u.py'}:f", epochs=3, limit=200, threads="1")
-    run(config, folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture
-def run_dir(_run, tmp_path):
-    """A copy of the trained run, as `r`."""
-    import shutil
-
-    shutil.copytree(_run, tmp_path / "r")
-    return Path("r")
 
 
 def test_a_pipe_gets_a_line_a_checkpoint_and_the_files_are_written(sharpkit, run_dir):
