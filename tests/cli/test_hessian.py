@@ -1,7 +1,9 @@
 """`sharpkit hessian`: tables, files, JSON, several checkpoints, backends, exit codes."""
 
+import io
 import json
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +44,22 @@ def test_json_is_one_document(sharpkit, run_dir):
     assert sum(result["density"]["runs"][0]["weights"]) == pytest.approx(1)
 
 
-def test_several_checkpoints_from_stdin_share_a_figure(process, run_dir):
-    done = process(f"ls {run_dir} | grep ckpt.pt | sed 's:^:r/:' | sharpkit hessian - r {' '.join(FAST)} -o f.svg")
+def test_several_checkpoints_from_stdin_share_a_figure(sharpkit, run_dir, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("r/ckpt.pt\n"))
+    done = sharpkit("hessian", "-", "r", *FAST, "-o", "f.svg")
     assert done.code == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
     text = Path("f.svg").read_text()
     assert "<svg" in text
     assert set(np.load("f.npz")["ckpt"]) == {"r", "r/ckpt.pt"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("run_dir")
+def test_names_of_checkpoints_come_through_a_pipe(process):
+    done = process(f"ls r | grep ckpt.pt | sed 's:^:r/:' | sharpkit hessian - r {' '.join(FAST)} --no-plot")
+    assert done.code == 0, done.stderr
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["ckpt", "r/ckpt.pt", "r"]
 
 
 def test_a_table_for_a_person(terminal, run_dir):
