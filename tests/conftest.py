@@ -21,8 +21,8 @@ settings.load_profile("sharpkit")
 # interruption need the default.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-WORKERS = 8
-"""A worker holds half a gigabyte, and with more of them most would wait for the longest test."""
+WORKERS = 4
+"""A worker comes to hold more than a gigabyte, and with more of them most would wait for the longest test."""
 
 
 def pytest_xdist_auto_num_workers(config):
