@@ -42,6 +42,7 @@ def normal(steps, spread=0.1, seed=0):
     return (1 + spread * torch.randn(steps, generator=generator, dtype=torch.float64)).tolist()
 
 
+@pytest.mark.slow
 def test_fractions_on_independent_normal_norms():
     """Half of the steps with (-1, 1); with (0, 2) 19.7 %, where comparing before the update would give 21.7 %."""
     half, fifth = Driven(-1, 1, total=LONG), Driven(0, 2, total=LONG)
