@@ -22,7 +22,7 @@ from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
 from sharpkit.cli.planning import with_plan
 from sharpkit.cli.plot import plot
-from sharpkit.cli.processes import errors, hush, speaker
+from sharpkit.cli.processes import check_spreads, errors, hush, speaker
 from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
@@ -107,6 +107,7 @@ def run(arguments: Sequence[str]) -> int:
 def _answer(arguments: Sequence[str]) -> int:
     try:
         hush()
+        check_spreads(_command(arguments))
         return _call(arguments)
     except EndedEarly as end:
         sys.stdout.flush()

@@ -5,10 +5,19 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+import time
 from typing import TextIO
 
 from sharpkit.engine.world import World, world
 from sharpkit.errors import UsageError
+
+_PATIENCE = 5.0
+
+_HINTS = {
+    "compare": "start it without torchrun or srun; --jobs says how many runs it trains at once",
+    "plot": "start it without torchrun or srun",
+    "ls": "start it without torchrun or srun",
+}
 
 _kept: list[TextIO] = []
 
@@ -18,6 +27,17 @@ def hush() -> None:
     if not world().first:
         _kept.append(sys.stderr)
         sys.stdout = sys.stderr = pathlib.Path(os.devnull).open("w")  # noqa: SIM115
+
+
+def check_spreads(command: str) -> None:
+    """Refuse a command that several processes have nothing to share of.
+
+    Raises:
+        UsageError: If there are several.
+    """
+    size = world().size
+    if size > 1 and command in _HINTS:
+        raise UsageError(f"{command} was started in {size} processes, it runs in one", _HINTS[command])
 
 
 def errors() -> TextIO:
@@ -34,7 +54,10 @@ def speaker(error: BaseException) -> str | None:
     if ranks is not None and ranks.has_joined():
         return ranks.told_first(error)
     if isinstance(error, UsageError) or not isinstance(error, Exception) or type(error).__module__.startswith("typer"):
-        return "" if here.first else None  # of the command line, which is the same for all
+        if here.first:
+            return ""
+        time.sleep(_PATIENCE)  # torchrun ends all when one ends, and the first is to speak before
+        return None
     return f"rank {here.rank}: "
 
 

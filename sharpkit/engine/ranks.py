@@ -104,17 +104,6 @@ def on_first(work: Callable[[], T]) -> T:
     return cast("T", value)
 
 
-def alone_only(what: str, hint: str) -> None:
-    """Refuse what several processes cannot share.
-
-    Raises:
-        UsageError: If there are several.
-    """
-    here = world()
-    if here.size > 1:
-        raise UsageError(f"{what} does not run in {here.size} processes", hint)
-
-
 class Stops:
     """Whether any process was asked to stop: all hear of it after the same step, and none waits for the others.
 
