@@ -42,8 +42,9 @@ def test_a_users_texts_from_training_to_the_hessian(sharpkit, model, mine):
 
 def test_texts_of_a_function_train_as_those_of_a_file(sharpkit, model, mine):
     Path("mine.py").write_text(
+        "from pathlib import Path\n\n"
         "def texts():\n"
-        "    rows = [line.split('\\t') for line in open('mine.tsv').read().splitlines()[1:]]\n"
+        "    rows = [line.split('\\t') for line in Path('mine.tsv').read_text().splitlines()[1:]]\n"
         "    return [text for _, text in rows], [label for label, _ in rows]\n"
     )
     words = ("--model", model, *WORDS, "--epochs", "1", "--json")
