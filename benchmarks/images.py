@@ -31,7 +31,7 @@ def held(count: int, channels: int, side: int, pad: int) -> Images:
 
 
 def digits_like() -> Images:
-    return held(1024, 1, 8, 1)
+    return held(4096, 1, 8, 1)
 
 
 def cifar_like() -> Images:
