@@ -62,11 +62,12 @@ def main() -> None:
     parser.add_argument("recipe", choices=("sgd", "sam"))
     parser.add_argument("workers", type=int)
     parser.add_argument("threads", type=int)
+    parser.add_argument("device", nargs="?", default="cpu")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     data = getattr(images, options.data)()
-    model = MODELS[options.model](data.shape, data.classes).train()
+    model = MODELS[options.model](data.shape, data.classes).train().to(options.device)
     base = base_of(model)
     step = (sgd_step if options.recipe == "sgd" else sam_step)(model, base)
     scheduler = LambdaLR(base, lambda _: 1.0)
@@ -75,7 +76,7 @@ def main() -> None:
         wall, processor = time.perf_counter(), processor_time()
         total = 0.0
         for x, y in loader:
-            total += step(x, y).item()
+            total += step(x.to(options.device), y.to(options.device)).item()
             scheduler.step()
         print(time.perf_counter() - wall, processor_time() - processor, flush=True)
 
