@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpkit.core import vec
-from sharpkit.core.base import LookAhead, look_ahead
+from sharpkit.core.ahead import LookAhead, look_ahead
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.fisher import FisherMode
 from sharpkit.core.memory import Drawer, Memory

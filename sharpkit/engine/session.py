@@ -20,7 +20,7 @@ from sharpkit.data.part import drawn
 from sharpkit.data.split import Splits
 from sharpkit.engine import external, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
-from sharpkit.engine.compiling import compiled
+from sharpkit.engine.compiling import check_graphs, compiled
 from sharpkit.engine.config import TrainConfig, sample_count, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.layout import pick_layout
@@ -80,6 +80,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     """
     rule = parse(with_radius(config.opt, config.rho))
     device = runtime.pick_device(config.device)
+    if config.cuda_graphs:
+        check_graphs(device, compiles=config.compile)
     runtime.set_determinism(config.deterministic)
     runtime.set_tf32(config.tf32)
     runtime.keep_freed_memory()
@@ -117,7 +119,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     if device.type == "cuda" and config.amp == "off":
         notes.append(f"tf32: {'on' if config.tf32 else 'off; --tf32 or --amp bf16 is faster'}")
     if config.compile:
-        task, sentence = compiled(task, probe)
+        task, sentence = compiled(task, probe, graphs=config.cuda_graphs)
         notes.append(sentence)
     base = build_base(replace(config, wd=0.0) if config.wd_in_loss else config, model.parameters())
     optimizer = SharpnessAware(
