@@ -43,12 +43,15 @@ def graddiff(
 
     Example: sharpkit graddiff runs/digits-cnn-sam-s0 --rho 0.05
     """
+    from sharpkit.cli.work_progress import WorkProgress
     from sharpkit.commands import graddiff as command
 
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
     options = options_of(GradDiffConfig, config, given)
     names = listed(checkpoints)
-    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
+    result = measured(
+        WorkProgress(terminal), lambda told: command.run(names, options, out, plot=not no_plot, observer=told)
+    )
     factor = command.factor(options)
 
     def tables(results: Mapping[str, GradDiffResult], terminal: Terminal) -> None:

@@ -42,12 +42,15 @@ def gradnorm_qq(
 
     Example: sharpkit gradnorm-qq runs/digits-cnn-ae-sam-s0
     """
+    from sharpkit.cli.work_progress import WorkProgress
     from sharpkit.commands import gradnorm_qq as command
 
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
     options = options_of(GradNormConfig, config, given)
     names = listed(checkpoints)
-    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
+    result = measured(
+        WorkProgress(terminal), lambda told: command.run(names, options, out, plot=not no_plot, observer=told)
+    )
     tell(
         result,
         terminal,

@@ -1,4 +1,4 @@
-"""What the commands on gradients do alike: read options, run, tell the result, and end with the right exit code."""
+"""What the commands on checkpoints do alike: read options, run, tell the result, and end with the right exit code."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.engine.documents import to_json
 
 if TYPE_CHECKING:
-    from sharpkit.cli.work_progress import WorkProgress
+    from sharpkit.cli.status import StatusProgress
     from sharpkit.commands.measure import Measured
 
 R = TypeVar("R")
+P = TypeVar("P", bound="StatusProgress")
 
 OutFile = Annotated[
     Path | None,
@@ -32,11 +33,9 @@ OutFile = Annotated[
 ]
 
 
-def measured(terminal: Terminal, run: Callable[[WorkProgress], Measured[R]]) -> Measured[R]:
+def measured(progress: P, run: Callable[[P], Measured[R]]) -> Measured[R]:
     """Run a command with its progress on stderr, and what a user's own files print there too."""
-    from sharpkit.cli.work_progress import WorkProgress
-
-    with WorkProgress(terminal) as progress, redirect_stdout(sys.stderr):
+    with progress, redirect_stdout(sys.stderr):
         return run(progress)
 
 
@@ -45,6 +44,7 @@ def tell(
     terminal: Terminal,
     line: Callable[[R], dict[str, str]],
     tables: Callable[[Mapping[str, R], Terminal], None],
+    stopped: str = "what was found until then is above",
 ) -> None:
     """Write the result in the form that its reader wants, and end with its exit code.
 
@@ -53,6 +53,7 @@ def tell(
         terminal: Who reads it.
         line: A result as a row of values by column, for a pipe.
         tables: Writes all results for a person.
+        stopped: What a reader should know where a signal stopped it.
 
     Raises:
         EndedEarly: If the exit code is not 0.
@@ -72,6 +73,6 @@ def tell(
         from sharpkit.commands.checkpoints import stopped_by
 
         name = stopped_by(result.signal_number)
-        print(f"sharpkit: stopped by {name}; what was found until then is above", file=sys.stderr)
+        print(f"sharpkit: stopped by {name}; {stopped}", file=sys.stderr)
     if result.exit_code:
         raise EndedEarly(result.exit_code)

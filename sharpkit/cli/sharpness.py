@@ -42,12 +42,15 @@ def sharpness(
 
     Example: sharpkit sharpness runs/digits-cnn-sam-s0 --rho 0.05 --m 128
     """
+    from sharpkit.cli.work_progress import WorkProgress
     from sharpkit.commands import sharpness as command
 
     terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
     options = options_of(SharpnessConfig, config, given)
     names = listed(checkpoints)
-    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
+    result = measured(
+        WorkProgress(terminal), lambda told: command.run(names, options, out, plot=not no_plot, observer=told)
+    )
     tell(result, terminal, _line, _table)
 
 

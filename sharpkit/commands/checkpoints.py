@@ -1,16 +1,15 @@
-"""What every command does that measures checkpoints: load them one after the other, name files, write the document."""
+"""The checkpoints that a command measures: loaded one after the other; where files beside them go."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from sharpkit.engine import checkpoint
-from sharpkit.engine.documents import document
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Split, Trained, load
 from sharpkit.errors import SharpkitError, UsageError
@@ -74,45 +73,6 @@ class Wanted(Protocol):
     @property
     def model(self) -> str | None:
         """The model, in place of the checkpoint's."""
-        ...
-
-
-class Outcome(Protocol):
-    """What the result of a command has in common with those of the others."""
-
-    @property
-    def failed(self) -> Mapping[str, SharpkitError]:
-        """What is wrong with the checkpoints that were not measured."""
-        ...
-
-    @property
-    def args(self) -> Mapping[str, Any]:
-        """The configuration."""
-        ...
-
-    @property
-    def env(self) -> Mapping[str, Any]:
-        """Versions and device."""
-        ...
-
-    @property
-    def cost(self) -> Mapping[str, float]:
-        """Work, seconds, memory."""
-        ...
-
-    @property
-    def files(self) -> Sequence[str]:
-        """What was written."""
-        ...
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What a reader should know."""
-        ...
-
-    @property
-    def exit_code(self) -> int:
-        """The program's."""
         ...
 
 
@@ -199,31 +159,6 @@ def noted(name: str, failed: dict[str, SharpkitError], told: Observer) -> Genera
 def _note(name: str, error: SharpkitError, failed: dict[str, SharpkitError], told: Observer) -> None:
     failed[name] = error
     told.note(f"{name}: {error.message}")
-
-
-def document_of_checkpoints(command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the JSON document of a command.
-
-    Args:
-        command: Its name.
-        outcome: What it has in common with others.
-        results: What it says about each checkpoint.
-    """
-    failed = [
-        {"ckpt": name, "code": e.code, "message": e.message, "hint": e.hint} for name, e in outcome.failed.items()
-    ]
-    body = {
-        "args": outcome.args,
-        "seed": outcome.args["seed"],
-        "device": outcome.env["device"],
-        "results": results,
-        "failed": failed,
-        "env": outcome.env,
-        "cost": outcome.cost,
-        "files": outcome.files,
-        "warnings": outcome.warnings,
-    }
-    return document(command, body, ok=outcome.exit_code == 0)
 
 
 def beside(name: str, ending: str) -> Path:
