@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.engine import checkpoint
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.engine.trained import Split, Trained, load
+from sharpkit.engine.trained import Trained, load
 from sharpkit.errors import SharpkitError, UsageError
 
 
@@ -37,45 +38,6 @@ class Quiet:
         """Ignore."""
 
 
-class Wanted(Protocol):
-    """The options that say which checkpoint and which samples are meant."""
-
-    @property
-    def split(self) -> Split:
-        """Which samples."""
-        ...
-
-    @property
-    def count(self) -> int | None:
-        """How many of them; None is all."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of their draw."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where."""
-        ...
-
-    @property
-    def data(self) -> str | None:
-        """The data set, in place of the checkpoint's."""
-        ...
-
-    @property
-    def data_dir(self) -> str | None:
-        """Where data sets are looked for, in place of the checkpoint's folder."""
-        ...
-
-    @property
-    def model(self) -> str | None:
-        """The model, in place of the checkpoint's."""
-        ...
-
-
 def check_arguments(checkpoints: Sequence[str], out: Path | None, suffixes: Sequence[str]) -> None:
     """Refuse an empty list of checkpoints, and an output file of an ending that is not known.
 
@@ -89,7 +51,11 @@ def check_arguments(checkpoints: Sequence[str], out: Path | None, suffixes: Sequ
 
 
 def loaded(
-    checkpoints: Sequence[str], config: Wanted, failed: dict[str, SharpkitError], stop: StopRequest, told: Observer
+    checkpoints: Sequence[str],
+    config: CheckpointConfig,
+    failed: dict[str, SharpkitError],
+    stop: StopRequest,
+    told: Observer,
 ) -> Iterator[tuple[str, Trained]]:
     """Yield every checkpoint by the name that was given, once, until a signal stops it.
 
@@ -122,7 +88,7 @@ def loaded(
             yield name, trained
 
 
-def planned(checkpoints: Sequence[str], config: Wanted) -> list[dict[str, Any]]:
+def planned(checkpoints: Sequence[str], config: CheckpointConfig) -> list[dict[str, Any]]:
     """Return what would be measured, of every checkpoint, after loading it.
 
     Raises:

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from sharpkit.commands import checkpoints
+from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.commands.checkpoints import loaded, noted
 from sharpkit.commands.figure_files import FIGURES
 from sharpkit.core.task import Batch
@@ -41,15 +42,6 @@ class Quiet(checkpoints.Quiet):
 
     def done(self, done: int, total: int) -> None:
         """Ignore."""
-
-
-class Options(checkpoints.Wanted, Protocol):
-    """The options that every such command has."""
-
-    @property
-    def threads(self) -> str:
-        """CPU threads."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +119,7 @@ class Measured(Generic[R]):
 def measure(
     form: Form[R],
     names: Sequence[str],
-    config: Options,
+    config: CheckpointConfig,
     one: Callable[[str, Trained, StopRequest], R],
     told: checkpoints.Observer,
     *,
@@ -139,7 +131,7 @@ def measure(
     Args:
         form: How results are written.
         names: Checkpoint files or run directories.
-        config: What is computed, a dataclass.
+        config: What is computed.
         one: Measures a checkpoint, of this name; ends early where a signal asks to stop.
         told: Is told how it goes.
         out: A file for all of them; None puts files beside the checkpoints.
@@ -170,7 +162,7 @@ def measure(
         failed=failed,
         files=[str(file) for file in files],
         signal_number=int(stop.signal_number),
-        args={"checkpoints": list(names), **asdict(config)},  # pyright: ignore[reportArgumentType]
+        args={"checkpoints": list(names), **asdict(config)},
         env=env,
         cost={
             **{key: float(sum(took[key] for took in work)) for key in work[0]},
@@ -181,14 +173,14 @@ def measure(
     )
 
 
-def choose_threads(config: Options, trained: Trained, batch: Batch, told: checkpoints.Observer) -> None:
+def choose_threads(config: CheckpointConfig, trained: Trained, batch: Batch, told: checkpoints.Observer) -> None:
     """Set the number of CPU threads for a checkpoint, by a pass over a batch where it is not given, and tell it."""
     _, sentence = runtime.pick_threads(config.threads, trained.model, trained.task, batch, trained.device)
     told.note(sentence)
 
 
 def in_pieces(
-    one: Callable[[Trained, Watch], R], probe: Callable[[Trained], Batch], config: Options, told: Observer
+    one: Callable[[Trained, Watch], R], probe: Callable[[Trained], Batch], config: CheckpointConfig, told: Observer
 ) -> Callable[[str, Trained, StopRequest], R]:
     """Return what measures a checkpoint piece by piece, and tells how many pieces are done.
 
