@@ -4,36 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharpkit.cli.measuring import measured, tell
-from sharpkit.cli.shared import (
-    OUTPUT,
-    Checkpoints,
-    ConfigFile,
-    Json,
-    NoColor,
-    NoPlot,
-    NoProgress,
-    Quiet,
-    Traceback,
-    listed,
-    options_of,
-)
+from sharpkit.cli.measuring import Call, checkpoint_command
+from sharpkit.cli.shared import OUTPUT
 from sharpkit.cli.terminal import Terminal
-from sharpkit.commands.hessian_config import HessianConfig
+from sharpkit.commands.hessian_config import PANELS, HessianConfig
 
 if TYPE_CHECKING:
     from sharpkit.commands.hessian_files import Spectra
     from sharpkit.diagnostics.spectrum import SpectrumResult
 
 
+@checkpoint_command("hessian", HessianConfig, PANELS)
 def hessian(
-    checkpoints: Checkpoints,
+    call: Call[HessianConfig],
     *,
-    config: ConfigFile = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -44,13 +32,6 @@ def hessian(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    no_plot: NoPlot = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    no_color: NoColor = False,
-    traceback: Traceback = False,
-    **given: Any,
 ) -> None:
     """How sharp is this minimum: largest eigenvalues, spectral density and trace of the loss's Hessian.
 
@@ -59,13 +40,8 @@ def hessian(
     from sharpkit.cli.spectrum_progress import SpectrumProgress
     from sharpkit.commands import hessian as command
 
-    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    options = options_of(HessianConfig, config, given)
-    names = listed(checkpoints)
-    result = measured(
-        SpectrumProgress(terminal), lambda told: command.run(names, options, out, plot=not no_plot, observer=told)
-    )
-    tell(result, terminal, _line, _tables, stopped="what has converged by then is above")
+    result = call.measured(command.run, SpectrumProgress, out=out)
+    call.tell(result, _line, _tables, stopped="what has converged by then is above")
 
 
 def _line(spectra: Spectra) -> dict[str, str]:

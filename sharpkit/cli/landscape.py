@@ -4,35 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharpkit.cli.measuring import measured, tell
-from sharpkit.cli.shared import (
-    OUTPUT,
-    Checkpoints,
-    ConfigFile,
-    Json,
-    NoColor,
-    NoPlot,
-    NoProgress,
-    Quiet,
-    Traceback,
-    listed,
-    options_of,
-)
+from sharpkit.cli.measuring import Call, checkpoint_command
+from sharpkit.cli.shared import OUTPUT
 from sharpkit.cli.terminal import Terminal
-from sharpkit.commands.landscape_config import LandscapeConfig
+from sharpkit.commands.landscape_config import PANELS, LandscapeConfig
 
 if TYPE_CHECKING:
     from sharpkit.diagnostics.landscape_result import LandscapeResult
 
 
+@checkpoint_command("landscape", LandscapeConfig, PANELS)
 def landscape(
-    checkpoints: Checkpoints,
+    call: Call[LandscapeConfig],
     *,
-    config: ConfigFile = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -46,13 +34,6 @@ def landscape(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file of another surface.", rich_help_panel=OUTPUT)
     ] = False,
-    no_plot: NoPlot = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    no_color: NoColor = False,
-    traceback: Traceback = False,
-    **given: Any,
 ) -> None:
     """What the loss looks like around these weights: a surface or profile along filter-normalised directions.
 
@@ -61,16 +42,10 @@ def landscape(
     from sharpkit.cli.landscape_progress import LandscapeProgress
     from sharpkit.commands import landscape as command
 
-    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    options = options_of(LandscapeConfig, config, given)
-    names = listed(checkpoints)
-    result = measured(
-        LandscapeProgress(terminal),
-        lambda told: command.run(names, options, out, overwrite=overwrite, plot=not no_plot, observer=told),
-    )
-    tell(
+    options = call.options
+    result = call.measured(command.run, LandscapeProgress, out=out, overwrite=overwrite)
+    call.tell(
         result,
-        terminal,
         lambda surface: _line(surface, options, result.files),
         lambda surfaces, terminal: _table(surfaces, options, terminal),
         stopped=f"the same command goes on from {result.files[0]}",

@@ -32,7 +32,7 @@ class GradDiffConfig(GradientConfig):
     samples: str | None = option(
         None, "One pair of gradients of so many samples together: a number, or all.", shown="--batches"
     )
-    bn_mode: Literal["train", "eval"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
+    bn_mode: Literal["eval", "train"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
     eps: float = option(0.0, "Exclude entries with |g_SGD| up to this; zeros and denormals always are.")
     bins: int = option(200, "Bins of the histogram.")
     low: float = option(-20.0, "Lower end of the histogram, natural logarithm.")

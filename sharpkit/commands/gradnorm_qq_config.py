@@ -28,7 +28,7 @@ class GradNormConfig(GradientConfig):
 
     batches: int = option(400, "Random batches.")
     replacement: bool = option(False, "Draw every sample on its own, and not pass after pass.")
-    bn_mode: Literal["train", "eval"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
+    bn_mode: Literal["eval", "train"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
     test: Literal["both", "shapiro", "anderson"] = option("both", "Tests of normality that are shown.")
     hist: bool = option(True, "A histogram with the fitted normal beside the Q-Q plot.")
     lam1: float = option(-1.0, "AE-SAM's threshold at the end of a run, in standard deviations.")
