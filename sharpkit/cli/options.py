@@ -30,7 +30,10 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Numerics": ("amp", "tf32", "rng", "bn_stats"),
     "Probes": ("probe", "probe_every", "probe_samples", "probe_rho"),
     "Several processes": ("ascent_scope", "sync_bn", "timeout"),
-    "Run": ("seed", "save_every", "device", "threads", "workers", "compile", "channels_last", "deterministic"),
+    "Run": (
+        *("seed", "save_every", "device", "threads", "workers"),
+        *("compile", "cuda_graphs", "channels_last", "deterministic"),
+    ),
 }
 
 

@@ -100,6 +100,7 @@ class TrainConfig:
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
     workers: str = option("auto", "Processes that read image files; 0 for none, auto for one a CPU, 16 at most.")
     compile: bool = option(False, "Run the training passes through torch.compile.")
+    cuda_graphs: bool = option(False, "Replay compiled passes from CUDA graphs, with --compile on a CUDA device.")
     channels_last: Literal["auto", "on", "off"] = option(
         "auto", "Memory format of images; auto measures it on a CPU and says which."
     )

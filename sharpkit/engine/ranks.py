@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous  # pyright: ignore[reportUnk
 from sharpkit.core.comm import ALONE, Comm, Ranks
 from sharpkit.engine.runtime import StopRequest, pick_device
 from sharpkit.engine.world import complete, world
-from sharpkit.errors import InputError, RankError, SharpkitError, UsageError, one_line
+from sharpkit.errors import InputError, RankError, SharpkitError, one_line
 
 T = TypeVar("T")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import statistics
 import sys
@@ -137,6 +138,14 @@ def local_threads(most: int) -> int:
     ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     bound = ours < (os.cpu_count() or 1)  # a batch system has given this process its own
     return max(1, min(most, ours if bound else ours // here.local_size))
+
+
+def peak_mb(device: torch.device) -> float:
+    """Return the most memory that was in use, in MB: of the accelerator, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 class StopRequest:

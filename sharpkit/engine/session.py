@@ -22,7 +22,7 @@ from sharpkit.data.part import Part, Share, drawn
 from sharpkit.data.split import Splits
 from sharpkit.engine import external, ranks, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
-from sharpkit.engine.compiling import compiled
+from sharpkit.engine.compiling import check_graphs, compiled
 from sharpkit.engine.config import TrainConfig, sample_count, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.evaluate import Score, evaluate
@@ -91,6 +91,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     rule = parse(with_radius(config.opt, config.rho))
     comm = ranks.join(config.device, config.timeout)
     device = runtime.pick_device(config.device)
+    if config.cuda_graphs:
+        check_graphs(device, compiles=config.compile)
     runtime.set_determinism(config.deterministic)
     runtime.set_tf32(config.tf32)
     runtime.keep_freed_memory()
@@ -132,7 +134,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     if device.type == "cuda" and config.amp == "off":
         notes.append(f"tf32: {'on' if config.tf32 else 'off; --tf32 or --amp bf16 is faster'}")
     if config.compile:
-        task, sentence = compiled(task, probe)
+        task, sentence = compiled(task, probe, graphs=config.cuda_graphs)
         notes.append(sentence)
     if config.sync_bn and comm.size > 1:
         synchronise(model, comm)
