@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -143,6 +145,8 @@ def told_first(error: BaseException) -> str | None:
     are there answer a roll-call, and the first of them says who is not.
     """
     comm, store = _joined[0]
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun sends it at once, and waits half a minute
     try:
         if not isinstance(error, RankError):
             mine = store.compare_set("told", "", str(comm.rank)) == str(comm.rank).encode()
