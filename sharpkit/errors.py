@@ -50,6 +50,12 @@ class DivergedError(SharpkitError):
     code = "diverged"
 
 
+class ReplicaError(SharpkitError):
+    """A process whose copy of the weights, or of what a rule remembers, is no longer that of the others."""
+
+    code = "replicas"
+
+
 class InterruptedRunError(SharpkitError):
     """A run that a signal stopped after its state was saved.
 

@@ -127,13 +127,20 @@ def _summed(values: Tensor, comm: Comm) -> Tensor:
     return cast("Tensor", _Sum.apply(values, comm))  # pyright: ignore[reportUnknownMemberType]
 
 
-def average_statistics_(model: nn.Module, comm: Comm) -> None:
-    """Replace the running statistics of every batch norm by their means over the ranks, so that replicas stay alike."""
+def average_statistics_(model: nn.Module, comm: Comm, pair: Comm) -> None:
+    """Replace the running statistics of every batch norm by their means over the ranks, so that replicas stay alike.
+
+    Args:
+        model: Changed in place.
+        comm: The ranks.
+        pair: Two ranks that each have a `comm` of their own; both take the first one's means.
+    """
     statistics = list(_statistics(model))
     if comm.size == 1 or not statistics:
         return
     comm.sum_(statistics)
     vec.scale_(statistics, 1 / comm.size)
+    pair.broadcast_(statistics)
 
 
 def _statistics(model: nn.Module) -> Iterator[Tensor]:

@@ -44,6 +44,17 @@ class Buffers:
         with torch.no_grad():
             vec.copy_([buffer for _, _, buffer in self._held], values)
 
+    @contextmanager
+    def lent(self) -> Generator[None]:
+        """Have the snapshot itself stand in for the buffers: what a forward pass writes does not reach them."""
+        try:
+            for (module, name, _), copy in zip(self._held, self.copies, strict=True):
+                _buffers(module)[name] = copy
+            yield
+        finally:
+            for module, name, buffer in self._held:
+                _buffers(module)[name] = buffer
+
     def put_back(self) -> None:
         """Give every name its tensor back, and every tensor its values, bit for bit."""
         for module, name, buffer in self._held:

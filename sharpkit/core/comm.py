@@ -7,6 +7,7 @@ rank makes the same exchanges in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -14,9 +15,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sharpkit.errors import RankError
+from sharpkit.errors import RankError, UsageError
 
 _dist: Any = dist  # its functions are annotated in part
+
 T = TypeVar("T")
 
 AscentScope = Literal["global", "local"]
@@ -56,6 +58,10 @@ class Comm(Protocol):
         """Return the rows (n_r, ...) of all ranks one after the other; every rank knows all n_r."""
         ...
 
+    def swap_(self, mine: Tensor | None, theirs: Tensor | None) -> None:
+        """Of two ranks, give the other one a tensor and fill one with what it gives; either may be left out."""
+        ...
+
     def objects(self, value: T) -> list[T]:
         """Return the plain values of all ranks; waits for the device."""
         ...
@@ -87,6 +93,9 @@ class SingleProcess:
     def gather(self, rows: Tensor, counts: Sequence[int]) -> Tensor:
         """Return the rows."""
         return rows
+
+    def swap_(self, mine: Tensor | None, theirs: Tensor | None) -> None:
+        """Leave the tensors: there is no other rank."""
 
     def objects(self, value: T) -> list[T]:
         """Return the value alone."""
@@ -154,6 +163,47 @@ class Ranks:
         pieces = [torch.empty_like(sent) for _ in counts]
         _done(_dist.all_gather, pieces, sent, group=self._group)
         return torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)]).to(rows.dtype)
+
+    def swap_(self, mine: Tensor | None, theirs: Tensor | None) -> None:
+        """Send and receive at once."""
+        other = 1 - self.rank
+        sent = [] if mine is None else [dist.P2POp(dist.isend, mine, group=self._group, group_peer=other)]
+        received = [] if theirs is None else [dist.P2POp(dist.irecv, theirs, group=self._group, group_peer=other)]
+        for work in _done(_dist.batch_isend_irecv, sent + received) if sent or received else ():
+            _done(work.wait)
+
+    def pairs(self, timeout: float | None = None) -> tuple[Comm, Comm]:
+        """Part the ranks into pairs 2n and 2n + 1, whose gradients that do not depend on each other run side by side.
+
+        Every rank calls this once. Both ranks of a pair are given the same samples: those of rank n of N.
+
+        Args:
+            timeout: Seconds that a rank waits for another; None is what torch.distributed has for the backend.
+
+        Returns:
+            The N ranks that compute the same one of the two gradients as this rank, on parts of the batch, and the
+            pair, where this rank's number is which of the two it computes.
+
+        Raises:
+            UsageError: If the number of ranks is odd.
+        """
+        if self.size % 2:
+            raise UsageError(
+                f"{self.size} ranks cannot be parted into pairs, allowed is an even number",
+                "start an even number of processes",
+            )
+        limit = None if timeout is None else timedelta(seconds=timeout)
+        every = [self._global(rank) for rank in range(self.size)]
+        columns, rows = [every[0::2], every[1::2]], [every[i : i + 2] for i in range(0, self.size, 2)]
+        pair = self._part(rows, limit)
+        return (ALONE if self.size == 2 else self._part(columns, limit)), pair
+
+    @staticmethod
+    def _part(parts: list[list[int]], timeout: timedelta | None) -> Ranks:
+        """Return the part that this rank is in; every rank names all parts."""
+        groups = [dist.new_group(part, timeout=timeout) for part in parts]
+        mine = next(i for i, part in enumerate(parts) if dist.get_rank() in part)
+        return Ranks(groups[mine])
 
     def objects(self, value: T) -> list[T]:
         """Exchange by pickle: for plain values of our own making only."""

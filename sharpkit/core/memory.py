@@ -55,10 +55,11 @@ class Memory:
         if key not in self._pooled:
             self._pooled.append(key)
 
-    def settle(self, across: Comm) -> None:
-        """Add up what the shards on other ranks have pooled."""
+    def settle(self, across: Comm, pair: Comm) -> None:
+        """Add up what the shards on other ranks have pooled; both ranks of a pair take the first one's sum."""
         for key in self._pooled:
             across.sum_(self._staged[key])
+            pair.broadcast_(self._staged[key])
 
     def commit(self) -> None:
         """Keep what has been written since the last commit."""

@@ -8,6 +8,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from sharpkit.core.base import check_base
+from sharpkit.core.comm import Comm
 from sharpkit.core.oracle import ROLES
 from sharpkit.core.rule import Rule
 from sharpkit.errors import UsageError, check_range
@@ -42,6 +43,35 @@ def check_options(rule: Any, base: Optimizer, bn_stats: str, clip: float | None,
             f"loss_decay is {loss_decay:g}, and the base optimizer decays the weights as well",
             "build the base optimizer with weight_decay=0",
         )
+
+
+def check_independent(
+    rule: Rule, pair: Comm, streams: bool, comm: Comm, rng: str, bn_stats: str, precision: str
+) -> None:
+    """Refuse to compute two gradients of a step at once where that would not be what one after the other gives.
+
+    Raises:
+        UsageError: If so.
+    """
+    way = "on two streams" if streams else "on two ranks"
+    turn = "compute them in turn"
+    if rule.descent is None or not rule.descent.independent:
+        raise UsageError(
+            f"the gradients of {rule.name} depend on each other and cannot be computed {way}",
+            "use sampa, or give every rank a part of the batch",
+        )
+    if rng == "fresh":
+        raise UsageError(f"rng is 'fresh', and {way} neither gradient draws after the other", f"use same, or {turn}")
+    if bn_stats == "both":
+        raise UsageError(
+            f"bn_stats is 'both', and {way} neither pass sees what the other left", f"use clean, or {turn}"
+        )
+    if pair.size not in (1, 2):
+        raise UsageError(f"the pair is {pair.size} ranks, allowed are 2", "give what Ranks.pairs() returned")
+    if streams and (pair.size > 1 or comm.size > 1):
+        raise UsageError("streams are given on several ranks, allowed are they on one", f"use the pair, or {turn}")
+    if streams and precision == "fp16":
+        raise UsageError("precision is 'fp16', which does not run on two streams", f"use bf16, or {turn}")
 
 
 def check_needs(rule: Rule, given: Mapping[str, Any]) -> None:

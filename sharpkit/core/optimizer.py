@@ -15,18 +15,21 @@ from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.batch_norm import average_statistics_
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import ALONE, AscentScope, Comm
+from sharpkit.core.independent import Independent, OnPair
 from sharpkit.core.memory import Drawer
-from sharpkit.core.needs import check_needs, check_options
+from sharpkit.core.needs import check_independent, check_needs, check_options
 from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
 from sharpkit.core.parts import completed
 from sharpkit.core.point import Joint, Point
 from sharpkit.core.precision import Mode, Precision
 from sharpkit.core.radius import RadiusSchedule, scheduled
+from sharpkit.core.replicas import check_alike
 from sharpkit.core.report import StepReport, Totals, report_of
 from sharpkit.core.rule import Rule
 from sharpkit.core.shape import offset
 from sharpkit.core.state import State
 from sharpkit.core.step import Clock, Draw, Step, Surroundings
+from sharpkit.core.streams import OnStreams
 from sharpkit.core.task import Batch, LossFunction, Task, as_task
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Closure, Cost, Work
@@ -57,6 +60,9 @@ class SharpnessAware:
         accumulate: Micro-batches a batch is cut into; epsilon and gradients are those of the whole batch.
         precision: `off`, `bf16` or `fp16`.
         comm: The other ranks, each of which is given its part of the batch; a single process by default.
+        pair: Two ranks with the same samples, each of which computes one of the two gradients of a step that do not
+            depend on each other, as `Ranks.pairs` makes them; `comm` is then the ranks that compute the same one.
+        streams: Whether both are computed at once by this process, on two streams of its accelerator.
         ascent_scope: `global` climbs the gradient of the whole batch on all ranks, `local` every rank that of its own
             part, which is m-sharpness with a shard a rank.
         samples: The number of training samples, for rules that remember every one of them.
@@ -87,6 +93,8 @@ class SharpnessAware:
         accumulate: int = 1,
         precision: Mode = "off",
         comm: Comm | None = None,
+        pair: Comm | None = None,
+        streams: bool = False,
         ascent_scope: AscentScope = "global",
         samples: int | None = None,
         draw: Draw | None = None,
@@ -95,6 +103,9 @@ class SharpnessAware:
         rho_warmup: int | None = None,
     ) -> None:
         check_options(rule, base, bn_stats, clip, loss_decay)
+        self._pair = pair or ALONE
+        if self._pair.size > 1 or streams:
+            check_independent(rule, self._pair, streams, comm or ALONE, rng, bn_stats, precision)
         for name, length in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch), ("samples", samples)):
             if length is not None:
                 check_range(name, length, 1)
@@ -146,6 +157,8 @@ class SharpnessAware:
             draw,
             self._comm,
             self._across,
+            self._pair,
+            self._independent(streams),
         )
         whole = None if (self.rule.shards or 1) > 1 else True
         clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
@@ -176,9 +189,11 @@ class SharpnessAware:
             update = vec.weighted_sum([self._direction(step, perturbed) for step in steps], whole.own)
             clean = whole.clean if whole is steps[0] else Joint([s.clean for s in steps], whole.own, self._across)
             self._across.sum_(update)
-            self._state.memory.settle(self._across)
+            if self._across.size > 1:
+                self._pair.broadcast_(update)  # two groups of ranks may add up in different orders
+            self._state.memory.settle(self._across, self._pair)
             clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
-            average_statistics_(self._model, self._comm)
+            average_statistics_(self._model, self._comm, self._pair)
             dropped = self._precision.scaled and self._overflowed()
             if not dropped:
                 self._show(whole, clean)
@@ -252,6 +267,12 @@ class SharpnessAware:
         for p in self.params:
             p.grad = None
 
+    def _independent(self, streams: bool) -> Independent | None:
+        """Return how gradients that do not depend on each other are computed; None is in turn."""
+        if self._pair.size > 1:
+            return OnPair(self._pair, self._oracle, self._model, self.params)
+        return OnStreams(self._oracle, self._model, self.params) if streams else None
+
     # ------------------------------------------------------------------ around the step
 
     @property
@@ -297,6 +318,24 @@ class SharpnessAware:
         taken without a perturbation; `auxiliary` those in which a rule that adds to the loss did so.
         """
         return self._state.counters()
+
+    def check_replicas(self) -> None:
+        """Compare weights and base optimizer with those of all ranks, and all else with that of the pair's other one.
+
+        The engine calls this at intervals, on every rank at once; it waits for the device.
+
+        Raises:
+            ReplicaError: If they differ in any bit.
+        """
+        check_alike(self._comm, self._pair, *self._replicated())
+
+    def _replicated(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what is the same on all ranks, and what on ranks with the same samples only."""
+        everywhere = {f"weight {name}": p for name, p in zip(self.names, self.params, strict=True)}
+        here = {f"buffer {name}": b for name, b in self._model.named_buffers()}
+        random = {"torch's random state": torch.get_rng_state()}
+        memory = self._state.memory.state_dict()
+        return {**everywhere, "base optimizer": self.base.state_dict()}, {**here, **random, "memory": memory}
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next step depends on, but for the model's own state.

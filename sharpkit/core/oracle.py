@@ -131,6 +131,22 @@ class Oracle:
             if frozen is not None:
                 frozen.put_back()
 
+    def draws(self, work: Work) -> bool:
+        """Return whether an evaluation draws random masks, rather than replay those of an earlier one."""
+        return self._replay == "fresh" or work.randomness is None
+
+    def keeps_buffers(self, role: Role) -> bool:
+        """Return whether a pass in this role leaves the buffers as its forward pass made them."""
+        return role in self._update_buffers
+
+    def credit(self, work: Work, evaluation: Evaluation) -> None:
+        """Take account of what another rank evaluated in place of this one."""
+        self.cost.add(work, len(evaluation.grads))
+        self.reached = [a or b for a, b in zip(self.reached, evaluation.reached, strict=True)]
+        self._precision.watch(evaluation.loss if evaluation.losses is None else evaluation.losses)
+        for grads in evaluation.grads:
+            self._precision.watch_gradient(grads)
+
     def outputs(self, batch: Batch) -> Tensor:
         """Return the model's outputs in evaluation mode, (B, ...), without a gradient; counts a forward pass."""
         frozen = Buffers.of(self._model)

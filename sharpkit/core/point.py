@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import torch
@@ -53,6 +53,30 @@ def displaced(params: Sequence[Tensor], offset: Vec | None, work: Callable[[], T
     return restored(params, run)
 
 
+def swapped(params: Sequence[Tensor], moved: Vec | None, work: Callable[[], T]) -> T:
+    """Run `work` with the parameters' data in other tensors (None: in their own), and give them their own back.
+
+    Kernels that run after this has returned still see the other tensors, which must live until then.
+    """
+    if moved is None:
+        return work()
+    own = [p.data for p in params]
+    try:
+        _point_to(params, moved)
+        return work()
+    finally:
+        try:
+            _point_to(params, own)
+        except BaseException:
+            _point_to(params, own)
+            raise
+
+
+def _point_to(params: Sequence[Tensor], data: Vec) -> None:
+    for p, t in zip(params, data, strict=True):
+        p.data = t
+
+
 def _put_back(params: Sequence[Tensor], saved: Vec) -> None:
     with torch.no_grad():
         vec.copy_(params, saved)
@@ -79,8 +103,8 @@ class Point:
     ) -> None:
         self._oracle = oracle
         self._params = params
-        self._offset = offset
-        self._work = work
+        self.offset = offset
+        self.work = work
         self._role: Role = role
         self._evaluation: Evaluation | None = None
         self._grads: dict[Objective | None, Vec] = {}
@@ -93,7 +117,7 @@ class Point:
     def forward(self) -> Point:
         """Evaluate the loss alone, without a gradient, and return the point."""
         if self._evaluation is None:
-            self._run(())
+            self.fill((), self.evaluate(()))
         return self
 
     def gradients(self, *objectives: Objective | None) -> tuple[Vec, ...]:
@@ -102,10 +126,28 @@ class Point:
         Args:
             objectives: `(outputs, batch) -> (B,)`; None is the task's own loss.
         """
-        missing = [o for o in dict.fromkeys(objectives) if o not in self._grads]
-        if missing:
-            self._grads.update(zip(missing, self._run(missing).grads, strict=True))
+        if missing := self.missing(objectives):
+            self.fill(missing, self.evaluate(missing))
         return tuple(self._grads[o] for o in objectives)
+
+    def missing(self, objectives: Iterable[Objective | None]) -> list[Objective | None]:
+        """Return the objectives, each once, whose gradients are not known yet."""
+        return [o for o in dict.fromkeys(objectives) if o not in self._grads]
+
+    def fill(self, objectives: Sequence[Objective | None], evaluation: Evaluation) -> None:
+        """Remember what was computed here, wherever that was."""
+        self._evaluation = self._evaluation or evaluation
+        self._grads.update(zip(objectives, evaluation.grads, strict=True))
+
+    @property
+    def role(self) -> Role:
+        """That of the next evaluation here; a second forward pass must not move buffers twice."""
+        return "perturbed" if self.evaluated else self._role
+
+    def evaluate(self, objectives: Sequence[Objective | None], only: Sequence[Touched] | None = None) -> Evaluation:
+        """Evaluate once more; `fill` is what remembers it."""
+        role = self.role
+        return displaced(self._params, self.offset, lambda: self._oracle.evaluate(self.work, role, objectives, only))
 
     def partial(self, objective: Objective | None, only: Sequence[Touched]) -> Vec:
         """Return the gradient by some parameters or rows, zeros for the others, whose gradients are not computed.
@@ -114,7 +156,9 @@ class Point:
         """
         if objective in self._grads:
             return self._grads[objective]
-        return self._run([objective], only).grads[0]
+        evaluation = self.evaluate([objective], only)
+        self._evaluation = self._evaluation or evaluation
+        return evaluation.grads[0]
 
     @property
     def grad(self) -> Vec:
@@ -153,15 +197,6 @@ class Point:
             self.gradients(None)
         assert self._evaluation is not None
         return self._evaluation
-
-    def _run(self, objectives: Sequence[Objective | None], only: Sequence[Touched] | None = None) -> Evaluation:
-        again = self._evaluation is not None
-        role: Role = "perturbed" if again else self._role  # a second forward pass must not move buffers twice
-        result = displaced(
-            self._params, self._offset, lambda: self._oracle.evaluate(self._work, role, objectives, only)
-        )
-        self._evaluation = self._evaluation or result
-        return result
 
 
 class Joint(Point):

@@ -65,7 +65,12 @@ class Precision:
         if not self.scaled:
             return
         vec.scale_(grads, 1.0 / self._scale)
-        self._overflow |= ~torch.isfinite(vec.norm(grads))
+        self.watch_gradient(grads)
+
+    def watch_gradient(self, grads: Vec) -> None:
+        """Remember whether a gradient, divided by the scale already, is not finite."""
+        if self.scaled:
+            self._overflow |= ~torch.isfinite(vec.norm(grads))
 
     def watch(self, losses: Tensor) -> None:
         """Remember whether any loss is not finite; a pass without a gradient of its own overflows as any other."""

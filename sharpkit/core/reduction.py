@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from sharpkit.core import vec
 from sharpkit.core.comm import Comm
+from sharpkit.core.message import shaped
 from sharpkit.core.vec import Vec
 
 _FIRST = 2**20  # bytes; small, so that the first message leaves early
@@ -147,13 +148,4 @@ def _entries(tensors: Vec) -> int:
 def _views(flat: Tensor, like: Vec) -> Vec:
     """Return pieces of a vector as tensors of the shapes, and where they are dense the memory formats, of others."""
     pieces = cast("list[Tensor]", flat.split([t.numel() for t in like]))
-    return [
-        piece.as_strided(t.shape, t.stride(), piece.storage_offset()) if _is_dense(t) else piece.view(t.shape)
-        for piece, t in zip(pieces, like, strict=True)
-    ]
-
-
-def _is_dense(t: Tensor) -> bool:
-    """Return whether every entry of the memory from the first to the last is one of the tensor's, once."""
-    span = 1 + sum((size - 1) * stride for size, stride in zip(t.shape, t.stride(), strict=True))
-    return t.numel() > 0 and span == t.numel() and 0 not in t.stride()
+    return [shaped(piece, t) for piece, t in zip(pieces, like, strict=True)]

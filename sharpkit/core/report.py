@@ -79,7 +79,7 @@ def report_of(
         forward_samples=round(cost.forward),
         backward_samples=round(cost.backward),
         gradients=cost.gradients,
-        sequential=cost.gradients,
+        sequential=cost.gradients - sum(step.elsewhere for step in steps),
         critical=cost.gradients - sum(step.overlap for step in steps),
         outputs=clean.outputs,
         notes={**whole.notes, **_mean_notes(steps)},

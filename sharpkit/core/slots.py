@@ -170,6 +170,9 @@ class Rows(Part, ABC):
 class Descent(Part, ABC):
     """Which gradient is handed to the base optimizer?"""
 
+    independent: ClassVar[bool] = False
+    """Whether it asks for all gradients of a step at once, none of which depends on another (`Step.together`)."""
+
     @abstractmethod
     def perturbed(self, step: Step, there: Point) -> Vec:
         """Return u on a step that perturbs; `there` is the point w + epsilon, not yet evaluated."""

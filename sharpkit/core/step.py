@@ -16,6 +16,7 @@ from sharpkit.core.ahead import LookAhead, look_ahead
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.fisher import FisherMode
+from sharpkit.core.independent import Asked, Independent, InTurn
 from sharpkit.core.memory import Drawer, Memory
 from sharpkit.core.oracle import Objective, Oracle, Role, Touched
 from sharpkit.core.point import Joint, Point, restored
@@ -78,6 +79,8 @@ class Surroundings:
     draw: Draw | None = None
     ranks: Comm = ALONE  # that the batch lies on
     across: Comm = ALONE  # the same where every rank climbs its own part's gradient
+    pair: Comm = ALONE  # two ranks with the same samples
+    independent: Independent | None = None  # how evaluations that do not depend on each other are made; None in turn
 
 
 class Step:
@@ -122,6 +125,7 @@ class Step:
         self.notes: dict[str, Tensor] = {}
         self.tallies: dict[str, Tensor] = {}
         self.overlap = 0.0  # gradients that could have run beside others
+        self.elsewhere = 0.0  # gradients that did run beside others, on another rank
         self._around = around
         self.here = self._clean = Point(around.oracle, self.params, None, work, "clean")
 
@@ -171,14 +175,16 @@ class Step:
         """The step's clean point: `here`, unless a part named another."""
         return self.here if self.here.evaluated else self._clean
 
-    def together(self, *evaluations: Callable[[], object]) -> None:
-        """Make evaluations that do not depend on each other; in a single process one after the other."""
-        costs: list[float] = []
-        for evaluate in evaluations:
-            before = self._around.oracle.cost.gradients
-            evaluate()
-            costs.append(self._around.oracle.cost.gradients - before)
+    def together(self, *asked: Asked) -> None:
+        """Evaluate points that do not depend on each other: in turn, on two ranks or on two streams.
+
+        Args:
+            asked: `(point, objectives)`; every point then knows the gradients of its objectives.
+        """
+        independent = self._around.independent or InTurn(self._around.oracle)
+        costs = independent.evaluate(asked)
         self.overlap += sum(costs) - max(costs)
+        self.elsewhere += sum(costs) - max(sum(costs[i :: independent.places]) for i in range(independent.places))
 
     def look_ahead(self, direction: Vec, how: LookAhead = "peek", reached: Sequence[bool] | None = None) -> Vec:
         """Return y - w, where y is where the base optimizer would step from w along `direction`.
@@ -224,6 +230,7 @@ class Step:
         if batch.parts is not None:
             vec.scale_(mean, batch.size / batch.count)
             self._around.ranks.sum_(mean)
+        self._around.pair.broadcast_(mean)
         return mean
 
     def gathered(self, rows: Tensor) -> Tensor:
@@ -265,9 +272,11 @@ class Step:
             return self._around.oracle.outputs(self.batch())
 
         try:
-            return restored(self.params, run)
+            outputs = restored(self.params, run)
         finally:
             own.put_back()
+        self._around.pair.broadcast_([outputs])
+        return outputs
 
     @property
     def lr_fraction(self) -> float:

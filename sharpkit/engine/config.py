@@ -94,6 +94,9 @@ class TrainConfig:
         "global", "Of several processes: climb the gradient of the whole batch, or each that of its own part."
     )
     sync_bn: bool = option(False, "Batch norm over the samples of all processes.")
+    sampa_devices: Literal["auto", "1", "2"] = option(
+        "auto", "Of several processes: on how many SAMPa computes its two gradients; auto is 2 of an even number."
+    )
     timeout: float = option(600.0, "Seconds that a process waits for another, at most.")
     seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")

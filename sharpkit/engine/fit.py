@@ -152,7 +152,7 @@ class Fit:
         return self.run.has("probe", self.position)
 
     def _collect(self) -> None:
-        bad = self.records.collect(self.session.comm)
+        bad = self.records.collect(self.session.parts)
         if bad is not None:
             self._diverged(f"the loss is {bad[1]} at step {bad[0]} (epoch {self._epoch_of(bad[0])})")
 
@@ -170,6 +170,8 @@ class Fit:
 
     def _end_epoch(self, epoch: int) -> None:
         self._collect()
+        if self.session.comm.size > 1:
+            self.session.optimizer.check_replicas()
         self.elapsed = time.perf_counter() - self._started
         session, records = self.session, self.records
         val = session.score(session.splits.val)

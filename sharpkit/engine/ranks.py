@@ -17,7 +17,7 @@ from torch.distributed.rendezvous import rendezvous  # pyright: ignore[reportUnk
 from sharpkit.core.comm import ALONE, Comm, Ranks
 from sharpkit.engine.runtime import StopRequest, pick_device
 from sharpkit.engine.world import complete, world
-from sharpkit.errors import InputError, RankError, SharpkitError, one_line
+from sharpkit.errors import InputError, RankError, SharpkitError, UsageError, one_line
 
 T = TypeVar("T")
 
@@ -75,6 +75,28 @@ def join(device: str = "auto", timeout: float = TIMEOUT) -> Comm:
 def current() -> Comm:
     """Return the processes that this one has joined, or itself alone."""
     return _joined[0][0] if _joined else ALONE
+
+
+def roles(wanted: str, *, independent: bool, timeout: float) -> tuple[Comm, Comm]:
+    """Return the processes that a batch lies on, and the pair of those that have the same part of it.
+
+    Args:
+        wanted: `2` for pairs, each process of which computes one of a step's two independent gradients, `1` for none,
+            `auto` for pairs where there is something to compute in them and the number of processes is even.
+        independent: Whether a step has two gradients that do not depend on each other.
+        timeout: Seconds to wait for another process, at most.
+
+    Raises:
+        UsageError: If there is nothing to compute in pairs, or the number of processes is odd.
+    """
+    comm = current()
+    if not isinstance(comm, Ranks) or wanted == "1" or (wanted == "auto" and (comm.size % 2 or not independent)):
+        if wanted == "2" and not isinstance(comm, Ranks):
+            raise UsageError("sampa-devices is 2, and there is one process", "start two, with torchrun")
+        return comm, ALONE
+    if not independent:
+        raise UsageError("sampa-devices is 2, and the recipe has no independent gradients", "use --opt sampa")
+    return comm.pairs(timeout)
 
 
 def has_joined() -> bool:

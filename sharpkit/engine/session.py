@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sharpkit.core.batch_norm import synchronise
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.optimizer import SharpnessAware
+from sharpkit.core.rule import Rule
 from sharpkit.core.task import Supervised
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
@@ -60,7 +61,8 @@ class Session:
     optimizer: SharpnessAware
     scheduler: LambdaLR
     notes: tuple[str, ...]
-    comm: Comm = ALONE
+    comm: Comm = ALONE  # all processes
+    parts: Comm = ALONE  # those that a batch lies on
 
     @property
     def steps_per_epoch(self) -> int:
@@ -104,7 +106,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     check_rule(rule, dataset)
     loss = loss_of(dataset, config.smoothing)
     augment = dataset.augment if config.augment == "auto" else config.augment
-    share = Share(comm.rank, comm.size, rule.shards or 1)
+    spread, pair = ranks.roles(config.sampa_devices, independent=_is_parallel(rule, config), timeout=config.timeout)
+    share = Share(spread.rank, spread.size, rule.shards or 1)
     loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment), share)
     check_probes(
         config.probe,
@@ -136,8 +139,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     if config.compile:
         task, sentence = compiled(task, probe, graphs=config.cuda_graphs)
         notes.append(sentence)
-    if config.sync_bn and comm.size > 1:
-        synchronise(model, comm)
+    if config.sync_bn and spread.size > 1:
+        synchronise(model, spread)
     comm.broadcast_([t.detach() for t in (*model.parameters(), *model.buffers())])
     base = build_base(replace(config, wd=0.0) if config.wd_in_loss else config, model.parameters())
     optimizer = SharpnessAware(
@@ -153,7 +156,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         clip=config.clip,
         accumulate=config.accum,
         precision=config.amp,
-        comm=comm,
+        comm=spread,
+        pair=pair,
         ascent_scope=config.ascent_scope,
         samples=int(dataset.train.indices.max()) + 1,
         draw=partial(drawn, splits.train),
@@ -161,8 +165,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         rho_schedule=config.rho_sched,
         rho_warmup=_warmup_steps(config, len(loader)),
     )
-    if comm.rank:
-        external.seed(config.seed + _RANKS_APART * comm.rank)  # its samples have dropout masks of their own
+    if spread.rank:
+        external.seed(config.seed + _RANKS_APART * spread.rank)  # its samples have dropout masks of their own
     resolved = replace(
         config,
         preset=None,  # its values are in this configuration, and must not be applied once more over others
@@ -188,6 +192,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         scheduler=schedules.attach(base, config, len(loader)),
         notes=tuple(notes),
         comm=comm,
+        parts=spread,
     )
 
 
@@ -202,6 +207,12 @@ def check_parts(config: TrainConfig) -> None:
     split_dataset(config, dataset)
     external.seed(config.seed)
     build_model(_model_of(config, dataset), dataset)
+
+
+def _is_parallel(rule: Rule, config: TrainConfig) -> bool:
+    """Return whether two gradients of a step can be computed at once."""
+    parallel = rule.descent is not None and rule.descent.independent
+    return parallel and config.rng == "same" and config.bn_stats != "both"
 
 
 def _model_of(config: TrainConfig, dataset: Dataset) -> str:

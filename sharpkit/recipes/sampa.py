@@ -72,6 +72,7 @@ class Optimistic(Descent):
     lam: float
     y_step: LookAhead
     needs: ClassVar[frozenset[Need]] = frozenset({"batch"})
+    independent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_range("lam", self.lam, 0, 1)
@@ -85,7 +86,7 @@ class Optimistic(Descent):
         mean = step.memory[_GRADIENT] if len(shares) == 1 else step.shared.kept(_MEAN)
         ahead = step.look_ahead(mean, self.y_step, step.memory[_REACHED])
         y = step.at(ahead, clean=True)
-        step.together(lambda: there.grad, lambda: y.gradients(None, step.ascent_loss))
+        step.together((there, (None,)), (y, (None, step.ascent_loss)))
         step.note("cosine", vec.cosine(step.memory[_GRADIENT], there.grad))
         self._remember(step, y, y.grad)
         weight = shares[step.shard] / step.shares[step.shard]
@@ -94,7 +95,8 @@ class Optimistic(Descent):
 
     def plain(self, step: Step) -> Vec:
         """Take the very first step with q_1 = grad L(B_0; w_0)."""
-        q, _ = step.here.gradients(None, step.ascent_loss)
+        step.together((step.here, (None, step.ascent_loss)))
+        q = step.here.grad
         self._remember(step, step.here, vec.clone(q))
         return q
 
