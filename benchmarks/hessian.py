@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from networks import network, trained
 from spectrum_peers import Outcome, curvlinops, pyhessian_density, pyhessian_values
 from torch import Tensor, nn
 from torch.nn import functional
@@ -45,16 +46,6 @@ from sharpkit.models import MODELS
 Contender = Callable[[nn.Module, Tensor, Tensor], Outcome]
 
 
-def network() -> nn.Module:
-    """Return four convolutions with batch norm and a read-out."""
-    layers: list[nn.Module] = []
-    for i, (before, after) in enumerate([(1, 40), (40, 40), (40, 80), (80, 80)]):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        if i == 1:
-            layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10))
-
-
 def made(net: str) -> tuple[nn.Module, Tensor, Tensor]:
     """Return an untrained network, and the images and classes of digits as it takes them."""
     train = DATASETS["digits"]().train
@@ -65,18 +56,6 @@ def made(net: str) -> tuple[nn.Module, Tensor, Tensor]:
         return MODELS[net](tuple(train.inputs.shape[1:]), 10), train.inputs, train.targets
     large = functional.interpolate(train.inputs, size=32, mode="bilinear").expand(-1, 3, -1, -1).contiguous()
     return MODELS[net]((3, 32, 32), 10), large, train.targets
-
-
-def trained(model: nn.Module, x: Tensor, y: Tensor, epochs: int) -> nn.Module:
-    """Return the network after some epochs of SGD."""
-    base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x)).split(128):
-            base.zero_grad()
-            functional.cross_entropy(model(x[rows]), y[rows]).backward()
-            base.step()
-    model.zero_grad(set_to_none=True)
-    return model.eval()
 
 
 def ours(**options: object) -> Contender:

@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from loss_landscape_3d.calculator import LossLandscapeCalculator
 from loss_landscapes.metrics.metric import Metric
+from networks import network, trained
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -164,28 +165,6 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
-def network() -> nn.Module:
-    """Return four convolutions with batch norm and a read-out, as `hessian.py` has them."""
-    layers: list[nn.Module] = []
-    for i, (before, after) in enumerate([(1, 40), (40, 40), (40, 80), (80, 80)]):
-        layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-        if i == 1:
-            layers.append(nn.MaxPool2d(2))
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(80, 10))
-
-
-def trained(data: Data, epochs: int) -> nn.Module:
-    torch.manual_seed(0)
-    model = network()
-    base = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(data[0])).split(128):
-            base.zero_grad()
-            functional.cross_entropy(model(data[0][rows]), data[1][rows]).backward()
-            base.step()
-    return model.eval()
-
-
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
     result = work()
@@ -217,7 +196,8 @@ def prepare(kind: str, epochs: int, threads: int, samples: int = 128) -> None:
     torch.set_num_threads(threads)
     if kind == "digits":
         train = DATASETS["digits"]().train
-        TASK["model"] = trained((train.inputs, train.targets), epochs)
+        torch.manual_seed(0)
+        TASK["model"] = trained(network(), train.inputs, train.targets, epochs)
         TASK["data"] = train.inputs[:512], train.targets[:512]
     else:
         torch.manual_seed(0)

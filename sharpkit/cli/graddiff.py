@@ -3,52 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sharpkit.cli.measuring import OutFile, measured, tell
-from sharpkit.cli.shared import (
-    Checkpoints,
-    ConfigFile,
-    Json,
-    NoColor,
-    NoPlot,
-    NoProgress,
-    Quiet,
-    Traceback,
-    listed,
-    options_of,
-)
+from sharpkit.cli.measuring import Call, OutFile, checkpoint_command
 from sharpkit.cli.terminal import Terminal
-from sharpkit.commands.graddiff_config import GradDiffConfig
+from sharpkit.commands.graddiff_config import PANELS, GradDiffConfig
 
 if TYPE_CHECKING:
     from sharpkit.diagnostics.gradient_difference import GradDiffResult
     from sharpkit.diagnostics.relative import Grid, Tally
 
 
-def graddiff(
-    checkpoints: Checkpoints,
-    *,
-    config: ConfigFile = None,
-    out: OutFile = None,
-    no_plot: NoPlot = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    no_color: NoColor = False,
-    traceback: Traceback = False,
-    **given: Any,
-) -> None:
+@checkpoint_command("graddiff", GradDiffConfig, PANELS)
+def graddiff(call: Call[GradDiffConfig], *, out: OutFile = None) -> None:
     """How much does the perturbation change the gradient: r = log|(g_SAM - g_SGD) / g_SGD| of every parameter.
 
     Example: sharpkit graddiff runs/digits-cnn-sam-s0 --rho 0.05
     """
+    from sharpkit.cli.work_progress import WorkProgress
     from sharpkit.commands import graddiff as command
 
-    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    options = options_of(GradDiffConfig, config, given)
-    names = listed(checkpoints)
-    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
+    options = call.options
+    result = call.measured(command.run, WorkProgress, out=out)
     factor = command.factor(options)
 
     def tables(results: Mapping[str, GradDiffResult], terminal: Terminal) -> None:
@@ -58,7 +34,7 @@ def graddiff(
                 _parts(found.by_layer(), found.grid, factor, "layer", f"layers of {name}", terminal)
                 _parts(found.by_kind(), found.grid, factor, "kind", f"kinds of parameters of {name}", terminal)
 
-    tell(result, terminal, lambda found: _line(found, factor), tables)
+    call.tell(result, lambda found: _line(found, factor), tables)
 
 
 def _line(result: GradDiffResult, factor: float) -> dict[str, str]:

@@ -3,54 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sharpkit.cli.measuring import OutFile, measured, tell
-from sharpkit.cli.shared import (
-    Checkpoints,
-    ConfigFile,
-    Json,
-    NoColor,
-    NoPlot,
-    NoProgress,
-    Quiet,
-    Traceback,
-    listed,
-    options_of,
-)
+from sharpkit.cli.measuring import Call, OutFile, checkpoint_command
 from sharpkit.cli.terminal import Terminal
-from sharpkit.commands.gradnorm_qq_config import GradNormConfig
+from sharpkit.commands.gradnorm_qq_config import PANELS, GradNormConfig
 
 if TYPE_CHECKING:
     from sharpkit.diagnostics.gradient_norms import GradNormResult
 
 
-def gradnorm_qq(
-    checkpoints: Checkpoints,
-    *,
-    config: ConfigFile = None,
-    out: OutFile = None,
-    no_plot: NoPlot = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    no_color: NoColor = False,
-    traceback: Traceback = False,
-    **given: Any,
-) -> None:
+@checkpoint_command("gradnorm-qq", GradNormConfig, PANELS)
+def gradnorm_qq(call: Call[GradNormConfig], *, out: OutFile = None) -> None:
     """Are squared stochastic gradient norms normal: Q-Q plot, tests, and what it means for AE-SAM.
 
     Example: sharpkit gradnorm-qq runs/digits-cnn-ae-sam-s0
     """
+    from sharpkit.cli.work_progress import WorkProgress
     from sharpkit.commands import gradnorm_qq as command
 
-    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    options = options_of(GradNormConfig, config, given)
-    names = listed(checkpoints)
-    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
-    tell(
+    options = call.options
+    result = call.measured(command.run, WorkProgress, out=out)
+    call.tell(
         result,
-        terminal,
         lambda found: _line(found, options.test),
         lambda results, terminal: _table(results, terminal, options.test),
     )

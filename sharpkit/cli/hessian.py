@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharpkit.cli.shared import (
-    OUTPUT,
-    Checkpoints,
-    ConfigFile,
-    Json,
-    NoColor,
-    NoPlot,
-    NoProgress,
-    Quiet,
-    Traceback,
-    listed,
-    options_of,
-)
-from sharpkit.cli.terminal import EndedEarly, Terminal
-from sharpkit.commands.hessian_config import HessianConfig
-from sharpkit.engine.documents import to_json
+from sharpkit.cli.measuring import Call, checkpoint_command
+from sharpkit.cli.shared import OUTPUT
+from sharpkit.cli.terminal import Terminal
+from sharpkit.commands.hessian_config import PANELS, HessianConfig
 
 if TYPE_CHECKING:
-    from sharpkit.commands.hessian import HessianResult
+    from sharpkit.commands.hessian_files import Spectra
     from sharpkit.diagnostics.spectrum import SpectrumResult
 
 
+@checkpoint_command("hessian", HessianConfig, PANELS)
 def hessian(
-    checkpoints: Checkpoints,
+    call: Call[HessianConfig],
     *,
-    config: ConfigFile = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -45,13 +32,6 @@ def hessian(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    no_plot: NoPlot = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    no_color: NoColor = False,
-    traceback: Traceback = False,
-    **given: Any,
 ) -> None:
     """How sharp is this minimum: largest eigenvalues, spectral density and trace of the loss's Hessian.
 
@@ -59,38 +39,15 @@ def hessian(
     """
     from sharpkit.cli.spectrum_progress import SpectrumProgress
     from sharpkit.commands import hessian as command
-    from sharpkit.commands.checkpoints import stopped_by
 
-    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    options = options_of(HessianConfig, config, given)
-    with SpectrumProgress(terminal) as progress, redirect_stdout(sys.stderr):
-        result = command.run(listed(checkpoints), options, out, plot=not no_plot, observer=progress)
-    _render(result, terminal)
-    if result.signal_number:
-        name = stopped_by(result.signal_number)
-        print(f"sharpkit: stopped by {name}; what has converged by then is above", file=sys.stderr)
-    if result.exit_code:
-        raise EndedEarly(result.exit_code)
+    result = call.measured(command.run, SpectrumProgress, out=out)
+    call.tell(result, _line, _tables, stopped="what has converged by then is above")
 
 
-def _render(result: HessianResult, terminal: Terminal) -> None:
-    for warning in result.warnings:
-        terminal.say(f"warning: {warning}")
-    if terminal.json:
-        print(to_json(result.document()), end="")
-    elif terminal.person:
-        _tables(result, terminal)
-    else:
-        rows = [_line(name, spectrum) for name, spectrum in result.spectra.items()]
-        terminal.rows(list(rows[0]), [list(row.values()) for row in rows])
-    for file in result.files:
-        terminal.say(f"written: {file}")
-
-
-def _line(name: str, spectrum: SpectrumResult) -> dict[str, str]:
+def _line(spectra: Spectra) -> dict[str, str]:
     """Return a row of tab-separated values by column."""
-    row = {"ckpt": name}
-    row |= {f"lambda{i}": f"{value:.8g}" for i, value in enumerate(spectrum.eigenvalues, 1)}
+    spectrum = spectra.whole
+    row = {f"lambda{i}": f"{value:.8g}" for i, value in enumerate(spectrum.eigenvalues, 1)}
     row["ratio"] = f"{spectrum.ratio:.6g}"
     trace = spectrum.trace
     row |= {"trace": f"{trace.value:.6g}" if trace else "", "trace_error": f"{trace.error:.3g}" if trace else ""}
@@ -102,9 +59,9 @@ def _line(name: str, spectrum: SpectrumResult) -> dict[str, str]:
     return row
 
 
-def _tables(result: HessianResult, terminal: Terminal) -> None:
+def _tables(results: Mapping[str, Spectra], terminal: Terminal) -> None:
     """Write one table of what is usually read, a column a checkpoint, and one of the layers."""
-    spectra = list(result.spectra.values())
+    spectra = [found.whole for found in results.values()]
     first = spectra[0]
     most = max(len(s.eigenvalues) for s in spectra)
     rows = [[f"lambda {i + 1}", *(_value(s, i) for s in spectra)] for i in range(most)]
@@ -125,13 +82,13 @@ def _tables(result: HessianResult, terminal: Terminal) -> None:
         f"{first.kind}, {first.samples} samples, {first.parameters:,} parameters, batch norm in {first.bn_mode} mode, "
         f"no augmentation, {first.dtype}"
     )
-    terminal.rows(["", *result.spectra], rows, title)
-    for name, blocks in result.layers.items():
-        if blocks:
+    terminal.rows(["", *results], rows, title)
+    for name, found in results.items():
+        if found.layers:
             header = ["layer", "parameters", "lambda 1", "lambda 2"]
             body = [
                 [layer, f"{s.parameters:,}", *(_value(s, i) if i < len(s.eigenvalues) else "" for i in (0, 1))]
-                for layer, s in blocks.items()
+                for layer, s in found.layers.items()
             ]
             terminal.rows(header, body, f"diagonal blocks of {name}")
 

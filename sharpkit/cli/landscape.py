@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sharpkit.cli.shared import (
-    OUTPUT,
-    Checkpoints,
-    ConfigFile,
-    Json,
-    NoColor,
-    NoPlot,
-    NoProgress,
-    Quiet,
-    Traceback,
-    listed,
-    options_of,
-)
-from sharpkit.cli.terminal import EndedEarly, Terminal
-from sharpkit.commands.landscape_config import LandscapeConfig
-from sharpkit.engine.documents import to_json
+from sharpkit.cli.measuring import Call, checkpoint_command
+from sharpkit.cli.shared import OUTPUT
+from sharpkit.cli.terminal import Terminal
+from sharpkit.commands.landscape_config import PANELS, LandscapeConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from sharpkit.commands.landscape import LandscapesResult
     from sharpkit.diagnostics.landscape_result import LandscapeResult
 
 
+@checkpoint_command("landscape", LandscapeConfig, PANELS)
 def landscape(
-    checkpoints: Checkpoints,
+    call: Call[LandscapeConfig],
     *,
-    config: ConfigFile = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -50,13 +34,6 @@ def landscape(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a file of another surface.", rich_help_panel=OUTPUT)
     ] = False,
-    no_plot: NoPlot = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    no_color: NoColor = False,
-    traceback: Traceback = False,
-    **given: Any,
 ) -> None:
     """What the loss looks like around these weights: a surface or profile along filter-normalised directions.
 
@@ -64,63 +41,43 @@ def landscape(
     """
     from sharpkit.cli.landscape_progress import LandscapeProgress
     from sharpkit.commands import landscape as command
-    from sharpkit.commands.checkpoints import stopped_by
 
-    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    options = options_of(LandscapeConfig, config, given)
-    with LandscapeProgress(terminal) as progress, redirect_stdout(sys.stderr):
-        result = command.run(
-            listed(checkpoints), options, out, overwrite=overwrite, plot=not no_plot, observer=progress
-        )
-    _render(result, terminal)
-    if result.signal_number:
-        name = stopped_by(result.signal_number)
-        print(f"sharpkit: stopped by {name}; the same command goes on from {result.files[0]}", file=sys.stderr)
-    if result.exit_code:
-        raise EndedEarly(result.exit_code)
+    options = call.options
+    result = call.measured(command.run, LandscapeProgress, out=out, overwrite=overwrite)
+    call.tell(
+        result,
+        lambda surface: _line(surface, options, result.files),
+        lambda surfaces, terminal: _table(surfaces, options, terminal),
+        stopped=f"the same command goes on from {result.files[0]}",
+    )
 
 
-def _render(result: LandscapesResult, terminal: Terminal) -> None:
-    for warning in result.warnings:
-        terminal.say(f"warning: {warning}")
-    if terminal.json:
-        print(to_json(result.document()), end="")
-    elif terminal.person:
-        _table(result, terminal)
-    else:
-        rows = [_line(name, surface, result) for name, surface in result.surfaces.items()]
-        terminal.rows(list(rows[0]), [list(row.values()) for row in rows])
-    for file in result.files:
-        terminal.say(f"written: {file}")
-
-
-def _line(name: str, surface: LandscapeResult, result: LandscapesResult) -> dict[str, str]:
+def _line(surface: LandscapeResult, options: LandscapeConfig, files: Sequence[str]) -> dict[str, str]:
     """Return a row of tab-separated values by column."""
     from sharpkit.commands.landscape_files import level_of
 
-    level = level_of(surface, result.args["level"])
+    level = level_of(surface, options.level)
     return {
-        "ckpt": name,
         "loss0": f"{surface.centre.loss:.8g}",
         "min": f"{surface.lowest:.8g}",
         "max": f"{surface.highest:.8g}",
-        "mean_rise": f"{surface.mean_rise(result.args['radius']):.6g}",
+        "mean_rise": f"{surface.mean_rise(options.radius):.6g}",
         "nan_cells": str(surface.nan_cells),
         "fraction_below": f"{surface.fraction_below(level):.6g}",
         "angle": f"{surface.plane.angle:.6g}" if surface.plane.angle == surface.plane.angle else "",
         "samples": str(surface.samples),
         "evaluations": str(surface.evaluations),
-        "files": ",".join(result.files),
+        "files": ",".join(files),
     }
 
 
-def _table(result: LandscapesResult, terminal: Terminal) -> None:
+def _table(results: Mapping[str, LandscapeResult], options: LandscapeConfig, terminal: Terminal) -> None:
     """Write one table of what is usually read, a column a checkpoint."""
     from sharpkit.commands.landscape_files import level_of
 
-    surfaces = list(result.surfaces.values())
+    surfaces = list(results.values())
     first = surfaces[0]
-    radius, given = result.args["radius"], result.args["level"]
+    radius, given = options.radius, options.level
 
     def row(name: str, cell: Callable[[LandscapeResult], str]) -> list[str]:
         return [name, *(cell(surface) for surface in surfaces)]
@@ -156,7 +113,7 @@ def _table(result: LandscapesResult, terminal: Terminal) -> None:
         f"{norm}{first.plane.kind} directions, {first.samples} samples, {first.parameters:,} parameters, batch norm by "
         f"{'stored' if first.bn_mode == 'eval' else 'recomputed'} statistics, no augmentation"
     )
-    terminal.rows(["", *result.surfaces], rows, title)
+    terminal.rows(["", *results], rows, title)
 
 
 def _slopes(surface: LandscapeResult, side: str, name: str) -> str:

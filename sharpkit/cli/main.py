@@ -20,25 +20,11 @@ from sharpkit.cli.hessian import hessian
 from sharpkit.cli.landscape import landscape
 from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
-from sharpkit.cli.planning import with_plan
 from sharpkit.cli.plot import plot
 from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
-from sharpkit.commands import (
-    graddiff_config,
-    gradnorm_qq_config,
-    hessian_config,
-    landscape_config,
-    plot_config,
-    sharpness_config,
-)
-from sharpkit.commands.graddiff_config import GradDiffConfig
-from sharpkit.commands.gradnorm_qq_config import GradNormConfig
-from sharpkit.commands.hessian_config import HessianConfig
-from sharpkit.commands.landscape_config import LandscapeConfig
-from sharpkit.commands.plot_config import PlotConfig
-from sharpkit.commands.sharpness_config import SharpnessConfig
+from sharpkit.commands.plot_config import PANELS, PlotConfig
 from sharpkit.engine.documents import document, to_json
 from sharpkit.errors import SharpkitError, one_line
 
@@ -50,15 +36,9 @@ app = typer.Typer(
 )
 app.command()(with_options(train))
 app.command()(with_compare_options())
-for _name, _function, _of, _panels in (
-    ("landscape", landscape, LandscapeConfig, landscape_config.PANELS),
-    ("hessian", hessian, HessianConfig, hessian_config.PANELS),
-    ("sharpness", sharpness, SharpnessConfig, sharpness_config.PANELS),
-    ("graddiff", graddiff, GradDiffConfig, graddiff_config.PANELS),
-    ("gradnorm-qq", gradnorm_qq, GradNormConfig, gradnorm_qq_config.PANELS),
-):
-    app.command(_name)(with_options(with_plan(_function, _of, _name), _of, _panels))
-app.command()(with_options(plot, PlotConfig, plot_config.PANELS))
+for _measuring in (landscape, hessian, sharpness, graddiff, gradnorm_qq):
+    app.command()(_measuring)
+app.command()(with_options(plot, PlotConfig, PANELS))
 app.command()(ls)
 
 

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sharpkit.cli.measuring import OutFile, measured, tell
-from sharpkit.cli.shared import (
-    Checkpoints,
-    ConfigFile,
-    Json,
-    NoColor,
-    NoPlot,
-    NoProgress,
-    Quiet,
-    Traceback,
-    listed,
-    options_of,
-)
+from sharpkit.cli.measuring import Call, OutFile, checkpoint_command
 from sharpkit.cli.terminal import Terminal
-from sharpkit.commands.sharpness_config import SharpnessConfig
+from sharpkit.commands.sharpness_config import PANELS, SharpnessConfig
 
 if TYPE_CHECKING:
     from sharpkit.diagnostics.sharpness import Estimate, SharpnessResult
 
 
-def sharpness(
-    checkpoints: Checkpoints,
-    *,
-    config: ConfigFile = None,
-    out: OutFile = None,
-    no_plot: NoPlot = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
-    no_color: NoColor = False,
-    traceback: Traceback = False,
-    **given: Any,
-) -> None:
+@checkpoint_command("sharpness", SharpnessConfig, PANELS)
+def sharpness(call: Call[SharpnessConfig], *, out: OutFile = None) -> None:
     """How much does the loss rise around the weights: at worst, on average, and at worst for every few samples.
 
     Example: sharpkit sharpness runs/digits-cnn-sam-s0 --rho 0.05 --m 128
     """
+    from sharpkit.cli.work_progress import WorkProgress
     from sharpkit.commands import sharpness as command
 
-    terminal = Terminal(json=json, quiet=quiet, progress=not no_progress, color=not no_color)
-    options = options_of(SharpnessConfig, config, given)
-    names = listed(checkpoints)
-    result = measured(terminal, lambda told: command.run(names, options, out, plot=not no_plot, observer=told))
-    tell(result, terminal, _line, _table)
+    result = call.measured(command.run, WorkProgress, out=out)
+    call.tell(result, _line, _table)
 
 
 def _line(result: SharpnessResult) -> dict[str, str]:

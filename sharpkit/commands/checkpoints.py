@@ -1,18 +1,18 @@
-"""What every command does that measures checkpoints: load them one after the other, name files, write the document."""
+"""The checkpoints that a command measures: loaded one after the other; where files beside them go."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.engine import checkpoint
-from sharpkit.engine.documents import document
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.engine.trained import Split, Trained, load
+from sharpkit.engine.trained import Trained, load
 from sharpkit.errors import SharpkitError, UsageError
 
 
@@ -38,84 +38,6 @@ class Quiet:
         """Ignore."""
 
 
-class Wanted(Protocol):
-    """The options that say which checkpoint and which samples are meant."""
-
-    @property
-    def split(self) -> Split:
-        """Which samples."""
-        ...
-
-    @property
-    def count(self) -> int | None:
-        """How many of them; None is all."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """Of their draw."""
-        ...
-
-    @property
-    def device(self) -> str:
-        """Where."""
-        ...
-
-    @property
-    def data(self) -> str | None:
-        """The data set, in place of the checkpoint's."""
-        ...
-
-    @property
-    def data_dir(self) -> str | None:
-        """Where data sets are looked for, in place of the checkpoint's folder."""
-        ...
-
-    @property
-    def model(self) -> str | None:
-        """The model, in place of the checkpoint's."""
-        ...
-
-
-class Outcome(Protocol):
-    """What the result of a command has in common with those of the others."""
-
-    @property
-    def failed(self) -> Mapping[str, SharpkitError]:
-        """What is wrong with the checkpoints that were not measured."""
-        ...
-
-    @property
-    def args(self) -> Mapping[str, Any]:
-        """The configuration."""
-        ...
-
-    @property
-    def env(self) -> Mapping[str, Any]:
-        """Versions and device."""
-        ...
-
-    @property
-    def cost(self) -> Mapping[str, float]:
-        """Work, seconds, memory."""
-        ...
-
-    @property
-    def files(self) -> Sequence[str]:
-        """What was written."""
-        ...
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What a reader should know."""
-        ...
-
-    @property
-    def exit_code(self) -> int:
-        """The program's."""
-        ...
-
-
 def check_arguments(checkpoints: Sequence[str], out: Path | None, suffixes: Sequence[str]) -> None:
     """Refuse an empty list of checkpoints, and an output file of an ending that is not known.
 
@@ -129,7 +51,11 @@ def check_arguments(checkpoints: Sequence[str], out: Path | None, suffixes: Sequ
 
 
 def loaded(
-    checkpoints: Sequence[str], config: Wanted, failed: dict[str, SharpkitError], stop: StopRequest, told: Observer
+    checkpoints: Sequence[str],
+    config: CheckpointConfig,
+    failed: dict[str, SharpkitError],
+    stop: StopRequest,
+    told: Observer,
 ) -> Iterator[tuple[str, Trained]]:
     """Yield every checkpoint by the name that was given, once, until a signal stops it.
 
@@ -162,7 +88,7 @@ def loaded(
             yield name, trained
 
 
-def planned(checkpoints: Sequence[str], config: Wanted) -> list[dict[str, Any]]:
+def planned(checkpoints: Sequence[str], config: CheckpointConfig) -> list[dict[str, Any]]:
     """Return what would be measured, of every checkpoint, after loading it.
 
     Raises:
@@ -199,31 +125,6 @@ def noted(name: str, failed: dict[str, SharpkitError], told: Observer) -> Genera
 def _note(name: str, error: SharpkitError, failed: dict[str, SharpkitError], told: Observer) -> None:
     failed[name] = error
     told.note(f"{name}: {error.message}")
-
-
-def document_of_checkpoints(command: str, outcome: Outcome, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the JSON document of a command.
-
-    Args:
-        command: Its name.
-        outcome: What it has in common with others.
-        results: What it says about each checkpoint.
-    """
-    failed = [
-        {"ckpt": name, "code": e.code, "message": e.message, "hint": e.hint} for name, e in outcome.failed.items()
-    ]
-    body = {
-        "args": outcome.args,
-        "seed": outcome.args["seed"],
-        "device": outcome.env["device"],
-        "results": results,
-        "failed": failed,
-        "env": outcome.env,
-        "cost": outcome.cost,
-        "files": outcome.files,
-        "warnings": outcome.warnings,
-    }
-    return document(command, body, ok=outcome.exit_code == 0)
 
 
 def beside(name: str, ending: str) -> Path:

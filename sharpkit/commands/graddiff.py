@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 
 from sharpkit.commands.graddiff_config import GradDiffConfig
-from sharpkit.commands.measure import DTYPES, Form, Measured, Observer, Watch, measure
+from sharpkit.commands.measure import (
+    DTYPES,
+    Form,
+    Measured,
+    Observer,
+    Quiet,
+    Watch,
+    in_pieces,
+    in_sequence,
+    measure,
+)
+from sharpkit.commands.result_files import Files
 from sharpkit.core.task import Batch
 from sharpkit.data.part import drawn
 from sharpkit.diagnostics.gradient_difference import GradDiffResult, graddiff
@@ -68,9 +79,12 @@ def run(
     form = Form(
         command="graddiff",
         document=partial(document_of, factor=factor(config), per_layer=config.per_layer),
-        arrays=partial(_arrays, factor=factor(config)),
-        lines=partial(_lines, factor=factor(config)),
-        figure=partial(_figure, config=config),
+        write=Files(
+            "graddiff",
+            partial(_arrays, factor=factor(config)),
+            partial(_lines, factor=factor(config)),
+            partial(_figure, config=config),
+        ),
         notes=_notes,
         work=_work,
     )
@@ -78,7 +92,8 @@ def run(
     def probe(trained: Trained) -> Batch:
         return next(trained.random_batches(min(config.batch_size, len(trained.samples)), 1))
 
-    return measure(form, names, config, one, probe, out=out, plot=plot, observer=observer)
+    told = observer or Quiet()
+    return measure(form, names, config, in_pieces(one, probe, config, told), told, out=out, plot=plot)
 
 
 def factor(config: GradDiffConfig) -> float:
@@ -173,9 +188,9 @@ def _figure(results: Mapping[str, GradDiffResult], config: GradDiffConfig) -> An
     return differences(results, math.e if config.log == "e" else 10)
 
 
-def _work(result: GradDiffResult) -> tuple[float, float, float]:
+def _work(result: GradDiffResult) -> dict[str, float]:
     samples = 2.0 * result.batches * result.samples
-    return 2.0 * result.batches, samples, samples
+    return in_sequence(2.0 * result.batches, samples, samples)
 
 
 def _notes(result: GradDiffResult) -> list[str]:

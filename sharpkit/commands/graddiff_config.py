@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpkit.commands.gradient_config import CHECKPOINT, RUN, GradientConfig, count_of
-from sharpkit.engine.config import option, with_radius
+from sharpkit.commands.checkpoint_config import SHARED
+from sharpkit.commands.gradient_config import GradientConfig
+from sharpkit.engine.config import option, sample_count, with_radius
 from sharpkit.errors import UsageError, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Perturbation": ("opt", "rho"),
     "Gradients": ("batches", "batch_size", "samples", "split", "bn_mode", "dropout", "dtype"),
     "Distribution": ("eps", "bins", "low", "high", "log", "per_layer"),
-    "Checkpoint": CHECKPOINT,
-    "Run": RUN,
+    **SHARED,
 }
 
 
@@ -32,7 +32,7 @@ class GradDiffConfig(GradientConfig):
     samples: str | None = option(
         None, "One pair of gradients of so many samples together: a number, or all.", shown="--batches"
     )
-    bn_mode: Literal["train", "eval"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
+    bn_mode: Literal["eval", "train"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
     eps: float = option(0.0, "Exclude entries with |g_SGD| up to this; zeros and denormals always are.")
     bins: int = option(200, "Bins of the histogram.")
     low: float = option(-20.0, "Lower end of the histogram, natural logarithm.")
@@ -41,7 +41,7 @@ class GradDiffConfig(GradientConfig):
     per_layer: bool = option(False, "A table of layers and kinds of parameters too.")
 
     def __post_init__(self) -> None:
-        self.check_shared()
+        super().__post_init__()
         check_range("batches", self.batches, 1)
         check_range("eps", self.eps, 0)
         check_range("bins", self.bins, 1, 100_000)
@@ -56,7 +56,7 @@ class GradDiffConfig(GradientConfig):
     @property
     def count(self) -> int | None:
         """How many samples are looked at; None is all."""
-        return count_of(self.samples)
+        return None if self.samples is None else sample_count(self.samples)
 
     @property
     def recipe(self) -> str:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from sharpkit.commands.gradnorm_qq_config import GradNormConfig
-from sharpkit.commands.measure import DTYPES, Form, Measured, Observer, Watch, measure
+from sharpkit.commands.measure import (
+    DTYPES,
+    Form,
+    Measured,
+    Observer,
+    Quiet,
+    Watch,
+    in_pieces,
+    in_sequence,
+    measure,
+)
+from sharpkit.commands.result_files import Files
 from sharpkit.core.task import Batch
 from sharpkit.diagnostics.gradient_norms import GradNormResult, gradnorms
 from sharpkit.engine.trained import Trained
@@ -57,13 +68,12 @@ def run(
     form = Form(
         command="gradnorm-qq",
         document=lambda result: document_of(result, config),
-        arrays=_arrays,
-        lines=_lines,
-        figure=lambda results: _figure(results, config.hist),
+        write=Files("gradnorm-qq", _arrays, _lines, lambda results: _figure(results, config.hist)),
         notes=lambda result: _notes(result, config.replacement),
         work=_work,
     )
-    return measure(form, names, config, one, probe, out=out, plot=plot, observer=observer)
+    told = observer or Quiet()
+    return measure(form, names, config, in_pieces(one, probe, config, told), told, out=out, plot=plot)
 
 
 def document_of(result: GradNormResult, config: GradNormConfig) -> dict[str, Any]:
@@ -130,9 +140,9 @@ def _figure(results: Mapping[str, GradNormResult], histogram: bool) -> Any:
     return norms(results, histogram=histogram)
 
 
-def _work(result: GradNormResult) -> tuple[float, float, float]:
+def _work(result: GradNormResult) -> dict[str, float]:
     samples = float(len(result.values) * result.samples)
-    return float(len(result.values)), samples, samples
+    return in_sequence(float(len(result.values)), samples, samples)
 
 
 def _notes(result: GradNormResult, replacement: bool) -> list[str]:

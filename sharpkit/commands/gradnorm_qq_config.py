@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpkit.commands.gradient_config import CHECKPOINT, RUN, GradientConfig
+from sharpkit.commands.checkpoint_config import SHARED
+from sharpkit.commands.gradient_config import GradientConfig
 from sharpkit.engine.config import option
 from sharpkit.errors import check_range
 
@@ -13,8 +14,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Gradients": ("batches", "batch_size", "replacement", "split", "bn_mode", "dropout", "dtype"),
     "Distribution": ("test", "hist"),
     "AE-SAM": ("lam1", "lam2", "delta"),
-    "Checkpoint": CHECKPOINT,
-    "Run": RUN,
+    **SHARED,
 }
 
 
@@ -28,7 +28,7 @@ class GradNormConfig(GradientConfig):
 
     batches: int = option(400, "Random batches.")
     replacement: bool = option(False, "Draw every sample on its own, and not pass after pass.")
-    bn_mode: Literal["train", "eval"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
+    bn_mode: Literal["eval", "train"] = option("train", "Batch norm by each batch's statistics, or the stored ones.")
     test: Literal["both", "shapiro", "anderson"] = option("both", "Tests of normality that are shown.")
     hist: bool = option(True, "A histogram with the fitted normal beside the Q-Q plot.")
     lam1: float = option(-1.0, "AE-SAM's threshold at the end of a run, in standard deviations.")
@@ -36,13 +36,8 @@ class GradNormConfig(GradientConfig):
     delta: float = option(0.9, "Weight of the past in AE-SAM's averages.")
 
     def __post_init__(self) -> None:
-        self.check_shared()
+        super().__post_init__()
         check_range("batches", self.batches, 8)
         check_range("lam1", self.lam1)
         check_range("lam2", self.lam2)
         check_range("delta", self.delta, 0, 1, open_high=True)
-
-    @property
-    def count(self) -> int | None:
-        """Batches are drawn from all samples."""
-        return None

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from sharpkit.commands import checkpoints
-from sharpkit.commands.checkpoints import beside, beside_all, loaded, noted
-from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.hessian_config import HessianConfig
-from sharpkit.commands.hessian_files import document_of, write_arrays, write_table
-from sharpkit.commands.train import peak_mb
+from sharpkit.commands.hessian_files import Spectra, arrays_of, document_of, lines_of
+from sharpkit.commands.measure import DTYPES, Form, Measured, choose_threads, in_sequence, measure
+from sharpkit.commands.result_files import Files
 from sharpkit.diagnostics.analysis import Wanted
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.spectrum import SpectrumResult, of_layers, of_problem
-from sharpkit.engine import rundir, runtime
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
-from sharpkit.errors import InputError, SharpkitError
-
-_SUFFIXES = (*FIGURES, ".npz", ".csv")
 
 
 class Observer(checkpoints.Observer, Protocol):
@@ -42,55 +33,10 @@ class Quiet(checkpoints.Quiet):
         """Ignore."""
 
 
-@dataclass(frozen=True)
-class HessianResult:
-    """The spectra of checkpoints.
-
-    Args:
-        spectra: By the name that was given.
-        layers: Of every checkpoint the spectra of its layers; empty where not asked for.
-        failed: What is wrong with the checkpoints that have no spectrum.
-        files: What was written.
-        signal_number: The signal that stopped it, 0 for none.
-        args: The configuration.
-        env: Versions and device.
-        cost: Products, seconds, peak memory.
-        warnings: What a reader should know.
-    """
-
-    spectra: dict[str, SpectrumResult]
-    layers: dict[str, dict[str, SpectrumResult]]
-    failed: dict[str, SharpkitError]
-    files: list[str]
-    signal_number: int
-    args: dict[str, Any]
-    env: dict[str, Any]
-    cost: dict[str, float]
-    warnings: list[str]
-
-    @property
-    def exit_code(self) -> int:
-        """0, 5 where some checkpoints failed, 128 plus the number of a signal."""
-        return 128 + self.signal_number if self.signal_number else 5 if self.failed else 0
-
-    def document(self) -> dict[str, Any]:
-        """Return the JSON document of the command."""
-        results = [
-            {"ckpt": name, **document_of(result), **self._of_layers(name)} for name, result in self.spectra.items()
-        ]
-        return checkpoints.document_of_checkpoints("hessian", self, results)
-
-    def _of_layers(self, name: str) -> dict[str, Any]:
-        blocks = self.layers.get(name)
-        if not blocks:
-            return {}
-        return {"layers": [{"layer": layer, **document_of(result)} for layer, result in blocks.items()]}
-
-
 def run(
     names: Sequence[str], config: HessianConfig, out: Path | None = None, *, plot: bool = True,
     observer: Observer | None = None,
-) -> HessianResult:  # fmt: skip
+) -> Measured[Spectra]:  # fmt: skip
     """Compute the spectra of checkpoints and write them to files.
 
     Args:
@@ -104,46 +50,29 @@ def run(
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say; of several checkpoints only if all fail.
     """
-    checkpoints.check_arguments(names, out, _SUFFIXES)
     told = observer or Quiet()
-    start = time.perf_counter()
-    spectra: dict[str, SpectrumResult] = {}
-    layers: dict[str, dict[str, SpectrumResult]] = {}
-    failed: dict[str, SharpkitError] = {}
-    env: dict[str, Any] = {}
-    runtime.keep_freed_memory()
-    with StopRequest() as stop:
-        for name, trained in loaded(names, config, failed, stop, told):
-            with noted(name, failed, told):
-                spectra[name], layers[name] = _of_one(trained, config, stop, told)
-                env = rundir.environment(trained.device)
-    if not spectra:
-        raise next(iter(failed.values()))
-    files, warnings = _write(spectra, out, plot)
-    warnings += [f"{name}: {note}" for name, result in spectra.items() for note in result.notes]
-    cost = {
-        **_work([*spectra.values(), *(block for blocks in layers.values() for block in blocks.values())]),
-        "wall_s": round(time.perf_counter() - start, 3),
-        "peak_mb": round(peak_mb(torch.device(env["device"])), 1),
-    }
-    args = {"checkpoints": list(names), **asdict(config)}
-    return HessianResult(
-        spectra, layers, failed, [str(f) for f in files], int(stop.signal_number), args, env, cost, warnings
+
+    def one(name: str, trained: Trained, stop: StopRequest) -> Spectra:
+        return _of_one(trained, config, stop, told)
+
+    form = Form(
+        command="hessian",
+        document=document_of,
+        write=Files("hessian", arrays_of, lines_of, _figure),
+        notes=lambda spectra: spectra.whole.notes,
+        work=_work,
     )
+    return measure(form, names, config, one, told, out=out, plot=plot)
 
 
-def _of_one(
-    trained: Trained, config: HessianConfig, stop: StopRequest, told: Observer
-) -> tuple[SpectrumResult, dict[str, SpectrumResult]]:
+def _of_one(trained: Trained, config: HessianConfig, stop: StopRequest, told: Observer) -> Spectra:
     batches = trained.batches(config.batch_size)
-    _, sentence = runtime.pick_threads(config.threads, trained.model, trained.task, batches[0], trained.device)
-    told.note(sentence)
+    choose_threads(config, trained, batches[0], told)
 
     def watch(products: int, largest: float) -> bool:
         told.product(products, largest)
         return not stop.signal_number
 
-    dtype = {"auto": None, "float32": torch.float32, "float64": torch.float64}[config.dtype]
     options: dict[str, Any] = {
         "kind": config.kind,
         "weight_decay": config.weight_decay,
@@ -152,25 +81,24 @@ def _of_one(
         "watch": watch,
     }
     with opened(
-        trained.model, trained.task, batches, params=config.params, bn_mode=config.bn_mode, dtype=dtype
+        trained.model, trained.task, batches, params=config.params, bn_mode=config.bn_mode, dtype=DTYPES[config.dtype]
     ) as problem:
-        result = of_problem(problem, _wanted(config), **options)
-        blocks: dict[str, SpectrumResult] = {}
+        whole = of_problem(problem, _wanted(config), **options)
+        layers: dict[str, SpectrumResult] = {}
         if config.per_layer and not stop.signal_number:
-            blocks = of_layers(problem, _wanted(config, whole=False), **options)
-    return result, blocks
+            layers = of_layers(problem, _wanted(config, whole=False), **options)
+    return Spectra(whole, layers)
 
 
-def _work(results: Sequence[SpectrumResult]) -> dict[str, float]:
+def _work(spectra: Spectra) -> dict[str, float]:
     """Return products, gradients (derivatives of all samples, a second one as one more), and samples passed."""
-    backwards = [r.backwards / r.samples for r in results]
-    return {
-        "products": float(sum(r.products for r in results)),
-        "grads": float(sum(backwards)),
-        "grads_sequential": float(sum(backwards)),
-        "forwards": float(sum(r.forwards for r in results)),
-        "backwards": float(sum(r.backwards for r in results)),
-    }
+    results = [spectra.whole, *spectra.layers.values()]
+    return in_sequence(
+        grads=sum(r.backwards / r.samples for r in results),
+        forwards=sum(r.forwards for r in results),
+        backwards=sum(r.backwards for r in results),
+        products=sum(r.products for r in results),
+    )
 
 
 def _wanted(config: HessianConfig, *, whole: bool = True) -> Wanted:
@@ -192,24 +120,7 @@ def _wanted(config: HessianConfig, *, whole: bool = True) -> Wanted:
     )
 
 
-def _write(spectra: dict[str, SpectrumResult], out: Path | None, plot: bool) -> tuple[list[Path], list[str]]:
-    """Write arrays and figure; return the files, and why there is no figure where none was asked for by name."""
-    warnings: list[str] = []
-    if out is not None:
-        if out.suffix == ".csv":
-            return [write_table(out, spectra)], warnings
-        files = [write_arrays(out.with_suffix(".npz"), spectra)]
-        return files + ([_draw(out, spectra)] if out.suffix in FIGURES else []), warnings
-    files = [write_arrays(beside(name, "hessian.npz"), {name: result}) for name, result in spectra.items()]
-    if plot:
-        try:
-            files.append(_draw(beside_all(list(spectra), "hessian.png"), spectra))
-        except InputError as error:
-            warnings.append(f"no figure was drawn: {error.message}; {error.hint}")
-    return files, warnings
-
-
-def _draw(path: Path, spectra: dict[str, SpectrumResult]) -> Path:
+def _figure(found: Mapping[str, Spectra]) -> Any:
     from sharpkit.figures.spectrum import spectrum
 
-    return write_figure(path, spectrum(spectra))
+    return spectrum({name: spectra.whole for name, spectra in found.items()})

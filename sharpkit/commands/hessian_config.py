@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from sharpkit.commands.checkpoint_config import SHARED, CheckpointConfig
 from sharpkit.engine.config import option, sample_count
 from sharpkit.errors import UsageError, check_range
 
@@ -14,15 +15,14 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Eigenvalues": ("top", "both_ends", "tol", "error_bars", "block", "backend", "per_layer"),
     "Density and trace": ("density", "steps", "runs", "sigma", "trace", "trace_tol"),
     "Numerics": ("hvp", "dtype", "memory"),
-    "Checkpoint": ("data", "data_dir", "model"),
-    "Run": ("seed", "device", "threads"),
+    **SHARED,
 }
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True, kw_only=True)
-class HessianConfig:
+class HessianConfig(CheckpointConfig):
     """Everything that decides what `sharpkit hessian` computes.
 
     Raises:
@@ -34,7 +34,6 @@ class HessianConfig:
     )
     ggn: bool = option(False, "Short for --matrix ggn.")
     samples: str = option("all", "Samples of the loss: a number, or all.")
-    split: Literal["train", "val", "test"] = option("train", "Which samples.")
     batch_size: int = option(256, "Samples evaluated at once; the result does not depend on it.", "-b")
     params: str | None = option(None, "Only parameters whose names match this regular expression.", shown="all")
     bn_mode: Literal["eval", "train"] = option("eval", "Batch norm by stored statistics, or by those of each batch.")
@@ -55,18 +54,13 @@ class HessianConfig:
     hvp: Literal["auto", "autograd", "fd"] = option("auto", "Products by second derivatives or finite differences.")
     dtype: Literal["auto", "float32", "float64"] = option("auto", "Precision of the products.", shown="the model's")
     memory: str = option("auto", "For graphs and vectors, as 8G.", shown="half of what is free")
-    data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
-    data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
-    model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
     seed: int = option(0, "Seed of the random vectors, and of the samples drawn.")
-    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
-    threads: str = option("auto", "CPU threads; auto measures one against all.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("top", "block", "batch_size", "runs"):
             check_range(name.replace("_", "-"), getattr(self, name), 1)
         check_range("steps", self.steps, 2)
-        check_range("seed", self.seed, 0, 2**31 - 1)
         check_range("weight-decay", self.weight_decay, 0)
         for name, value in (("tol", self.tol), ("trace-tol", self.trace_tol)):
             check_range(name, value, 0, 1, open_low=True)

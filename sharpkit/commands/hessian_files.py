@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sharpkit.diagnostics.spectrum import SpectrumResult
-from sharpkit.engine.checkpoint import write_atomically
-from sharpkit.engine.rundir import write_text
 
 
-def document_of(result: SpectrumResult) -> dict[str, Any]:
+class Spectra(NamedTuple):
+    """The spectra of a checkpoint.
+
+    Args:
+        whole: Of the whole matrix.
+        layers: Of the diagonal block of every layer; empty where not asked for.
+    """
+
+    whole: SpectrumResult
+    layers: dict[str, SpectrumResult]
+
+
+def document_of(spectra: Spectra) -> dict[str, Any]:
+    """Return the spectra of a checkpoint as plain data."""
+    layers = [{"layer": layer, **_document(result)} for layer, result in spectra.layers.items()]
+    return {**_document(spectra.whole), **({"layers": layers} if layers else {})}
+
+
+def _document(result: SpectrumResult) -> dict[str, Any]:
     """Return a spectrum as plain data, with lambda1, lambda2, ... as keys of their own."""
     named = {f"lambda{i}": float(value) for i, value in enumerate(result.eigenvalues, 1)}
     return {
@@ -76,17 +92,9 @@ def _density(result: SpectrumResult) -> dict[str, Any] | None:
     return {"sigma": density.sigma, "runs": runs}
 
 
-def write_arrays(path: Path, spectra: Mapping[str, SpectrumResult]) -> Path:
-    """Write spectra as .npz; of several, the names of the arrays begin with 0/, 1/, ..., and `ckpt` names them."""
-    arrays: dict[str, Any] = {"ckpt": np.array(list(spectra))}
-    for i, result in enumerate(spectra.values()):
-        head = f"{i}/" if len(spectra) > 1 else ""
-        arrays |= {head + name: value for name, value in _arrays(result).items()}
-    write_atomically(path, lambda file: np.savez(file, **arrays))
-    return path
-
-
-def _arrays(result: SpectrumResult) -> dict[str, Any]:
+def arrays_of(spectra: Spectra) -> dict[str, Any]:
+    """Return the arrays of the whole matrix's spectrum by name."""
+    result = spectra.whole
     held: dict[str, Any] = {
         "eigenvalues": result.eigenvalues,
         "residuals": result.residuals,
@@ -110,17 +118,12 @@ def _arrays(result: SpectrumResult) -> dict[str, Any]:
     return held
 
 
-def write_table(path: Path, spectra: Mapping[str, SpectrumResult]) -> Path:
-    """Write a line for every eigenvalue as .csv."""
-    lines = ["ckpt,number,eigenvalue,residual,converged,standard_error"]
-    for name, result in spectra.items():
-        quoted = '"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name
-        rows = zip(result.eigenvalues, result.residuals, result.converged, result.errors, strict=True)
-        lines += [
-            f"{quoted},{i},{value!r},{residual!r},{int(good)},{'' if np.isnan(error) else repr(float(error))}"
-            for i, (value, residual, good, error) in enumerate(
-                ((float(v), float(r), bool(c), e) for v, r, c, e in rows), 1
-            )
-        ]
-    write_text(path, "\n".join(lines) + "\n")
-    return path
+def lines_of(found: Mapping[str, Spectra]) -> list[list[Any]]:
+    """Return a header and a line for every eigenvalue."""
+    lines: list[list[Any]] = [["ckpt", "number", "eigenvalue", "residual", "converged", "standard_error"]]
+    for name, (result, _) in found.items():
+        columns = (result.eigenvalues, result.residuals, result.converged, result.errors)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for i, (value, residual, good, error) in enumerate(rows, 1):
+            lines.append([name, i, value, residual, int(good), "" if math.isnan(error) else error])
+    return lines

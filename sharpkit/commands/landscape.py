@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
-
 from sharpkit.commands import checkpoints
-from sharpkit.commands.checkpoints import beside, beside_all, loaded, noted
+from sharpkit.commands.checkpoints import beside, beside_all
 from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.landscape_config import LandscapeConfig
-from sharpkit.commands.landscape_files import arrays_of, document_of, interpolated, write_table
+from sharpkit.commands.landscape_files import arrays_of, document_of, interpolated, lines_of
 from sharpkit.commands.landscape_planes import axes_of, plane_of
 from sharpkit.commands.landscape_store import Store, fingerprint
-from sharpkit.commands.train import peak_mb
+from sharpkit.commands.measure import Form, Measured, choose_threads, measure
+from sharpkit.commands.result_files import drawn_if_possible, write_lines
 from sharpkit.diagnostics.landscape import landscape
 from sharpkit.diagnostics.landscape_result import LandscapeResult
-from sharpkit.engine import rundir, runtime
 from sharpkit.engine.checkpoint import write_atomically
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
-from sharpkit.errors import InputError, SharpkitError
 
-_SUFFIXES = (*FIGURES, ".html", ".npz", ".csv")
+_ENDINGS = (*FIGURES, ".html", ".npz", ".csv")
 _BATCH, _STATISTICS, _PROBE = 2048, 256, 64
 """Samples of the batches that passes are cut from, of those that batch-norm statistics are means over, and of the one
 that threads are chosen by."""
@@ -47,42 +42,6 @@ class Quiet(checkpoints.Quiet):
         """Ignore."""
 
 
-@dataclass(frozen=True)
-class LandscapesResult:
-    """The surfaces of checkpoints.
-
-    Args:
-        surfaces: By the name that was given.
-        failed: What is wrong with the checkpoints that have no surface.
-        files: What was written.
-        signal_number: The signal that stopped it, 0 for none.
-        args: The configuration.
-        env: Versions and device.
-        cost: Evaluations, seconds, peak memory.
-        warnings: What a reader should know.
-    """
-
-    surfaces: dict[str, LandscapeResult]
-    failed: dict[str, SharpkitError]
-    files: list[str]
-    signal_number: int
-    args: dict[str, Any]
-    env: dict[str, Any]
-    cost: dict[str, float]
-    warnings: list[str]
-
-    @property
-    def exit_code(self) -> int:
-        """0, 5 where some checkpoints failed, 128 plus the number of a signal."""
-        return 128 + self.signal_number if self.signal_number else 5 if self.failed else 0
-
-    def document(self) -> dict[str, Any]:
-        """Return the JSON document of the command."""
-        radius, level = self.args["radius"], self.args["level"]
-        results = [{"ckpt": name, **document_of(result, radius, level)} for name, result in self.surfaces.items()]
-        return checkpoints.document_of_checkpoints("landscape", self, results)
-
-
 def run(
     names: Sequence[str],
     config: LandscapeConfig,
@@ -91,7 +50,7 @@ def run(
     overwrite: bool = False,
     plot: bool = True,
     observer: Observer | None = None,
-) -> LandscapesResult:
+) -> Measured[LandscapeResult]:
     """Compute the surfaces of checkpoints and write them to files; cells that a file holds are not computed again.
 
     Args:
@@ -106,37 +65,28 @@ def run(
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say; of several checkpoints only if all fail.
     """
-    checkpoints.check_arguments(names, out, _SUFFIXES)
+    checkpoints.check_arguments(names, out, _ENDINGS)  # before a store reads what is there
     told = observer or Quiet()
-    start = time.perf_counter()
     names = list(dict.fromkeys(names))
     common = None if out is None else Store(out.with_suffix(".npz"), names, overwrite=overwrite)
-    surfaces: dict[str, LandscapeResult] = {}
-    failed: dict[str, SharpkitError] = {}
-    env: dict[str, Any] = {}
-    files: list[Path] = []
-    runtime.keep_freed_memory()
-    with StopRequest() as stop:
-        for name, trained in loaded(names, config, failed, stop, told):
-            with noted(name, failed, told):
-                store = common or Store(beside(name, f"{_called(config)}.npz"), [name], overwrite=overwrite)
-                surfaces[name] = _of_one(name, trained, config, store, stop, told)
-                env = rundir.environment(trained.device)
-                if store.path not in files:
-                    files.append(store.path)
-    if not surfaces:
-        raise next(iter(failed.values()))
-    drawn, warnings = _draw(surfaces, config, out, plot)
-    warnings += [f"{name}: {note}" for name, result in surfaces.items() for note in result.notes]
-    cost = {
-        "evaluations": float(sum(r.evaluations for r in surfaces.values())),
-        "forwards": float(sum(r.evaluations * r.samples for r in surfaces.values())),
-        "wall_s": round(time.perf_counter() - start, 3),
-        "peak_mb": round(peak_mb(torch.device(env["device"])), 1),
-    }
-    args = {"checkpoints": names, **asdict(config)}
-    written = [str(f) for f in (*files, *drawn)]
-    return LandscapesResult(surfaces, failed, written, int(stop.signal_number), args, env, cost, warnings)
+
+    def one(name: str, trained: Trained, stop: StopRequest) -> LandscapeResult:
+        store = common or Store(_stored(name, config), [name], overwrite=overwrite)
+        return _of_one(name, trained, config, store, stop, told)
+
+    form = Form(
+        command="landscape",
+        document=lambda surface: document_of(surface, config.radius, config.level),
+        write=lambda surfaces, out, plot: _write(surfaces, config, out, plot),
+        notes=lambda surface: surface.notes,
+        work=_work,
+        endings=_ENDINGS,
+    )
+    return measure(form, names, config, one, told, out=out, plot=plot)
+
+
+def _work(surface: LandscapeResult) -> dict[str, float]:
+    return {"evaluations": surface.evaluations, "forwards": surface.evaluations * surface.samples}
 
 
 def _called(config: LandscapeConfig) -> str:
@@ -145,14 +95,17 @@ def _called(config: LandscapeConfig) -> str:
     return shape if config.kind == "random" else f"{shape}-{config.kind}"
 
 
+def _stored(name: str, config: LandscapeConfig) -> Path:
+    return beside(name, f"{_called(config)}.npz")
+
+
 def _of_one(
     name: str, trained: Trained, config: LandscapeConfig, store: Store, stop: StopRequest, told: Observer
 ) -> LandscapeResult:
     recomputed = config.bn_mode == "recompute"
     batches = trained.batches(_even(len(trained.samples), config.batch_size) if recomputed else _BATCH)
     probe = batches[0].select_range(0, min(_PROBE, batches[0].size))
-    _, sentence = runtime.pick_threads(config.threads, trained.model, trained.task, probe, trained.device)
-    told.note(sentence)
+    choose_threads(config, trained, probe, told)
     plane = plane_of(trained, config)
     smoothing = trained.config.smoothing
     cells = store.cells(
@@ -212,20 +165,21 @@ def _even(samples: int, given: int | None) -> int:
     return -(-samples // -(-samples // _STATISTICS))
 
 
-def _draw(
+def _write(
     surfaces: dict[str, LandscapeResult], config: LandscapeConfig, out: Path | None, plot: bool
 ) -> tuple[list[Path], list[str]]:
-    """Draw or list what was computed; return the files, and why there is no figure where none was asked for by name."""
-    if out is not None:
-        if out.suffix == ".csv":
-            return [write_table(out, surfaces)], []
-        return ([] if out.suffix == ".npz" else [_figure(out, surfaces, config)]), []
-    if not plot:
-        return [], []
-    try:
-        return [_figure(beside_all(list(surfaces), f"{_called(config)}.png"), surfaces, config)], []
-    except InputError as error:
-        return [], [f"no figure was drawn: {error.message}; {error.hint}"]
+    """Draw or list what was computed, as `Form.write` says; the arrays are stored as they come."""
+    if out is None:
+        stored = list(dict.fromkeys(_stored(name, config) for name in surfaces))
+        path = beside_all(list(surfaces), f"{_called(config)}.png")
+        drawn, warnings = drawn_if_possible(plot, lambda: _figure(path, surfaces, config))
+        return stored + drawn, warnings
+    files = [out.with_suffix(".npz")]
+    if out.suffix == ".csv":
+        files.append(write_lines(out, lines_of(surfaces)))
+    elif out.suffix != ".npz":
+        files.append(_figure(out, surfaces, config))
+    return files, []
 
 
 def _figure(path: Path, surfaces: dict[str, LandscapeResult], config: LandscapeConfig) -> Path:

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from sharpkit.commands.checkpoint_config import SHARED, CheckpointConfig
 from sharpkit.engine.config import option, sample_count
 from sharpkit.errors import UsageError, check_range
 
@@ -14,8 +15,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Loss": ("samples", "split", "bn_mode", "batch_size", "amp"),
     "Numbers": ("radius", "level", "check", "convexity"),
     "Figure": ("style", "log_z", "vmin", "vmax", "levels"),
-    "Checkpoint": ("data", "data_dir", "model"),
-    "Run": ("seed", "device", "threads"),
+    **SHARED,
 }
 
 Range = tuple[float, float, int]
@@ -25,7 +25,7 @@ _MOST = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class LandscapeConfig:
+class LandscapeConfig(CheckpointConfig):
     """Everything that decides what `sharpkit landscape` computes and draws.
 
     Raises:
@@ -49,7 +49,6 @@ class LandscapeConfig:
     dir_seed: int = option(0, "Seed of the directions, the same for all checkpoints.")
     orthogonal: bool = option(False, "Make the second direction orthogonal to the first.")
     samples: str = option("all", "Samples of the loss: a number, or all.")
-    split: Literal["train", "val", "test"] = option("train", "Which samples.")
     bn_mode: Literal["eval", "recompute"] = option(
         "eval", "Batch norm by stored statistics, or by those of the samples at every point."
     )
@@ -64,16 +63,11 @@ class LandscapeConfig:
     vmin: float | None = option(None, "Lowest loss of the colours.", shown="the lowest of all")
     vmax: float | None = option(None, "Highest loss of the colours.", shown="the highest of all")
     levels: int = option(16, "Contour levels.")
-    data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
-    data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
-    model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
     seed: int = option(0, "Seed of the samples drawn.")
-    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
-    threads: str = option("auto", "CPU threads; auto measures one against all.")
 
     def __post_init__(self) -> None:
-        for name in ("seed", "dir_seed"):
-            check_range(name.replace("_", "-"), getattr(self, name), 0, 2**31 - 1)
+        super().__post_init__()
+        check_range("dir-seed", self.dir_seed, 0, 2**31 - 1)
         check_range("levels", self.levels, 2, 256)
         if self.adaptive is not None:
             check_range("adaptive", self.adaptive, 0, 1, open_low=True, open_high=True)

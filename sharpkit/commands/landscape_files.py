@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sharpkit.diagnostics.landscape_result import LandscapeResult
-from sharpkit.engine.rundir import write_text
 
 _CURVED = ("x", "y", "smallest", "largest", "converged")
 
@@ -133,16 +131,12 @@ def arrays_of(result: LandscapeResult) -> dict[str, Any]:
     }
 
 
-def write_table(path: Path, surfaces: Mapping[str, LandscapeResult]) -> Path:
-    """Write a line for every cell as .csv."""
-    lines = ["ckpt,x,y,loss,standard_error,accuracy"]
+def lines_of(surfaces: Mapping[str, LandscapeResult]) -> list[list[Any]]:
+    """Return a header and a line for every cell that is known."""
+    lines: list[list[Any]] = [["ckpt", "x", "y", "loss", "standard_error", "accuracy"]]
     for name, result in surfaces.items():
-        quoted = '"' + name.replace('"', '""') + '"' if "," in name or '"' in name else name
-        for j, b in enumerate(result.y):
-            for i, a in enumerate(result.x):
-                values = (result.loss[j, i], result.error[j, i], result.accuracy[j, i])
-                told = ",".join("" if math.isnan(value) else repr(float(value)) for value in values)
-                if result.known[j, i]:
-                    lines.append(f"{quoted},{float(a)!r},{float(b)!r},{told}")
-    write_text(path, "\n".join(lines) + "\n")
-    return path
+        for j, i in np.argwhere(result.known):
+            values = (result.loss[j, i], result.error[j, i], result.accuracy[j, i])
+            told = ["" if math.isnan(value) else float(value) for value in values]
+            lines.append([name, float(result.x[i]), float(result.y[j]), *told])
+    return lines

@@ -7,7 +7,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sharpkit.commands.measure import DTYPES, Form, Measured, Observer, Watch, measure
+from sharpkit.commands.measure import (
+    DTYPES,
+    Form,
+    Measured,
+    Observer,
+    Quiet,
+    Watch,
+    in_pieces,
+    in_sequence,
+    measure,
+)
+from sharpkit.commands.result_files import Files
 from sharpkit.commands.sharpness_config import SharpnessConfig
 from sharpkit.core.task import Batch
 from sharpkit.diagnostics.sharpness import SharpnessResult, sharpness
@@ -54,13 +65,12 @@ def run(
     form = Form(
         command="sharpness",
         document=document_of,
-        arrays=_arrays,
-        lines=_lines,
-        figure=_figure,
+        write=Files("sharpness", _arrays, _lines, _figure),
         notes=_notes,
         work=_work,
     )
-    return measure(form, names, config, one, probe, out=out, plot=plot, observer=observer)
+    told = observer or Quiet()
+    return measure(form, names, config, in_pieces(one, probe, config, told), told, out=out, plot=plot)
 
 
 def document_of(result: SharpnessResult) -> dict[str, Any]:
@@ -118,10 +128,10 @@ def _figure(results: Mapping[str, SharpnessResult]) -> Any:
     return rises(results)
 
 
-def _work(result: SharpnessResult) -> tuple[float, float, float]:
+def _work(result: SharpnessResult) -> dict[str, float]:
     """Return gradients of all samples; the loss alone is computed twice at first, at one step and in each direction."""
     backwards = result.gradients * result.samples
-    return result.gradients, backwards + (3 + len(result.directions)) * result.samples, backwards
+    return in_sequence(result.gradients, backwards + (3 + len(result.directions)) * result.samples, backwards)
 
 
 def _notes(result: SharpnessResult) -> list[str]:

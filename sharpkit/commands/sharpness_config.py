@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpkit.commands.gradient_config import CHECKPOINT, RUN, count_of
-from sharpkit.engine.config import option, with_radius
+from sharpkit.commands.checkpoint_config import SHARED, CheckpointConfig
+from sharpkit.engine.config import option, sample_count, with_radius
 from sharpkit.errors import check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
@@ -14,13 +14,12 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Loss": ("samples", "split", "batch_size", "bn_mode", "dtype"),
     "Worst case": ("steps", "restarts"),
     "Average and pieces": ("directions", "m", "m_steps"),
-    "Checkpoint": CHECKPOINT,
-    "Run": RUN,
+    **SHARED,
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharpnessConfig:
+class SharpnessConfig(CheckpointConfig):
     """Everything that decides what `sharpkit sharpness` computes.
 
     Raises:
@@ -30,7 +29,6 @@ class SharpnessConfig:
     opt: str = option("sam", "Recipe that says radius, metric and masks: sam, asam, fisher-sam, sam-on or a union.")
     rho: float | None = option(None, "Radius, short for :rho= in --opt.", shown="the recipe's")
     samples: str = option("all", "Samples of the loss: a number, or all.")
-    split: Literal["train", "val", "test"] = option("train", "Which samples.")
     batch_size: int = option(256, "Samples evaluated at once; with stored statistics the result does not change.", "-b")
     bn_mode: Literal["eval", "train"] = option("eval", "Batch norm by stored statistics, or by those of each batch.")
     dtype: Literal["auto", "float32", "float64"] = option("auto", "Precision.", shown="the model's")
@@ -39,19 +37,13 @@ class SharpnessConfig:
     directions: int = option(20, "Random directions of the average; 0 for none.")
     m: int | None = option(None, "Samples a piece of m-sharpness.", shown="none")
     m_steps: int = option(1, "Gradients of the ascent for a piece; 1 is one step of the recipe.")
-    data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
-    data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
-    model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
-    seed: int = option(0, "Seed of the samples drawn, and of every other random choice.")
-    device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
-    threads: str = option("auto", "CPU threads; auto measures one against all.")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("batch_size", "steps", "m_steps"):
             check_range(name.replace("_", "-"), getattr(self, name), 1)
         for name in ("restarts", "directions"):
             check_range(name, getattr(self, name), 0)
-        check_range("seed", self.seed, 0, 2**31 - 1)
         if self.m is not None:
             check_range("m", self.m, 1)
         if self.rho is not None:
@@ -61,7 +53,7 @@ class SharpnessConfig:
     @property
     def count(self) -> int | None:
         """How many samples are looked at; None is all."""
-        return count_of(self.samples)
+        return sample_count(self.samples)
 
     @property
     def recipe(self) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from sharpkit.engine import checkpoint, rundir
+from sharpkit.engine import checkpoint, rundir, runtime
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.datasets import data_name
 from sharpkit.engine.documents import document, to_json
@@ -210,7 +206,7 @@ def _result(fit: Fit) -> TrainResult:
         "backwards": counters["backward_samples"],
         "steps": steps,
         "wall_s": round(fit.elapsed, 3),
-        "peak_mb": round(peak_mb(session.device), 1),
+        "peak_mb": round(runtime.peak_mb(session.device), 1),
         **({"probe_s": round(fit.probe_seconds, 3)} if fit.probes is not None else {}),
     }
     return TrainResult(
@@ -264,14 +260,6 @@ def _warnings(counters: dict[str, float]) -> list[str]:
     if counters.get("auxiliary") == 0:
         warnings.append("no epoch was late enough for the recipe to add to the loss; give :start=0 or more epochs")
     return warnings
-
-
-def peak_mb(device: torch.device) -> float:
-    """Return the most memory that was in use, in MB: of the accelerator, or of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def _name(session: Session) -> str:

@@ -141,9 +141,7 @@ def opened(
     if bn_mode not in get_args(BnMode):
         raise UsageError(f"bn-mode is {bn_mode!r}, allowed are {', '.join(get_args(BnMode))}", "use eval")
     task = as_task(model, loss)
-    given = [Batch.of(batch) for batch in batches]
-    if not given:
-        raise UsageError("there is no batch, at least one is needed", "give a list of (inputs, targets)")
+    given = as_batches(batches)
     chosen = _chosen(model, params)
     buffers = Buffers.of(model)
     with ExitStack() as stack:
@@ -167,6 +165,18 @@ def opened(
         if bn_mode == "eval" and fold:
             stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
         yield replace(problem, loss=first)
+
+
+def as_batches(batches: Iterable[Any]) -> list[Batch]:
+    """Return `(inputs, targets)` or `Batch` as batches.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    given = [Batch.of(batch) for batch in batches]
+    if not given:
+        raise UsageError("there is no batch, at least one is needed", "give a list of (inputs, targets)")
+    return given
 
 
 def _chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:

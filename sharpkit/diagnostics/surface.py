@@ -19,6 +19,7 @@ from sharpkit.diagnostics import tuning
 from sharpkit.diagnostics.displaced import Displaced, displaced
 from sharpkit.diagnostics.frozen import Frozen, frozen
 from sharpkit.diagnostics.plane import Plane
+from sharpkit.diagnostics.problem import as_batches
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.stacked import Stacked
 from sharpkit.diagnostics.statistics import recompute
@@ -249,9 +250,7 @@ def opened_surface(
     if bn_mode not in get_args(BnMode):
         raise UsageError(f"bn-mode is {bn_mode!r}, allowed are {', '.join(get_args(BnMode))}", "use eval")
     task = as_task(model, loss)
-    given = [Batch.of(batch) for batch in batches]
-    if not given:
-        raise UsageError("there is no batch, at least one is needed", "give a list of (inputs, targets)")
+    given = as_batches(batches)
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         moved = stack.enter_context(displaced(model, plane))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import statistics
 import sys
@@ -124,6 +125,14 @@ def _passes(task: Task, model: nn.Module, batch: Batch, threads: int, count: int
         times.append(time.perf_counter() - start)
         model.zero_grad()
     return statistics.median(times)
+
+
+def peak_mb(device: torch.device) -> float:
+    """Return the most memory that was in use, in MB: of the accelerator, or of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 class StopRequest:
