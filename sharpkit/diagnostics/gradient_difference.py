@@ -25,7 +25,7 @@ from sharpkit.diagnostics.modes import in_mode
 from sharpkit.diagnostics.problem import BnMode, cast_batch
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.relative import Counter, Grid, Tally
-from sharpkit.diagnostics.sharing import gathered, require_alike, rounds, seed_of, unanimous
+from sharpkit.diagnostics.sharing import gathered, require_alike, rounds, seed_of, spread, unanimous
 from sharpkit.errors import DivergedError, UsageError, check_range
 from sharpkit.recipes.grammar import parse
 
@@ -158,7 +158,8 @@ def graddiff(
         draw: `(count, generator) -> (inputs, targets)`, training samples for rules that look at more than the batch.
         total: How many batches there are, where they do not say; None counts them.
         watch: Called after every batch, of several ranks after one of each.
-        comm: Ranks that take the batches in turn. All are given the same model and batches, and return the same.
+        comm: Ranks that take the batches in turn, or share the samples of a single one. All are given the same model
+            and batches, and return the same.
 
     Raises:
         UsageError: If a value is not allowed, or the rule has no perturbation of its own.
@@ -171,20 +172,25 @@ def graddiff(
     expected = len(batches) if isinstance(batches, list) else total or 0
     grid = grid or Grid()
     with in_mode(model, bn_mode, dropout=dropout, dtype=dtype):
-        still = Still(
-            model, loss, parse(rule) if isinstance(rule, str) else rule, accumulate=accumulate, seed=seed, draw=draw
-        )
-        device = still.params[0].device
+        parsed = parse(rule) if isinstance(rule, str) else rule
+        device = next(model.parameters()).device
         watch = unanimous(watch, comm, device)
+        turns, within = comm, ALONE
+        if expected == 1 and not dropout and (parsed.shards or 1) == 1:
+            (single,) = [Batch.of(batch) for batch in batches]
+            require_alike(model, [single], comm)
+            batch, accumulate = spread(single, accumulate, comm, whole=bn_mode == "train")
+            batches, turns, within = [batch], ALONE, comm
+        still = Still(model, loss, parsed, accumulate=accumulate, seed=seed, draw=draw, comm=within)
         counter = Counter(len(still.params), grid, eps, device)
         before, rows, samples, done = counter.negatives, list[Tensor](), 0, 0
-        for first, group in rounds(batches, comm.size):
+        for first, group in rounds(batches, turns.size):
             given = [Batch.of(batch) for batch in group]
             if first == 0:
-                require_alike(model, given, comm)
-            samples = max(samples, *(batch.size for batch in given))
-            if comm.rank < len(given):
-                number, batch = first + comm.rank, given[comm.rank]
+                require_alike(model, given, turns)
+            samples = max(samples, *(batch.count for batch in given))
+            if turns.rank < len(given):
+                number, batch = first + turns.rank, given[turns.rank]
                 torch.manual_seed(seed_of(seed, number))
                 still.reseed(seed_of(seed, number))
                 look = still.look(batch if dtype is None else cast_batch(batch, dtype))
@@ -195,9 +201,9 @@ def graddiff(
             done = first + len(given)
             if watch is not None and not watch(done, expected):
                 break
-        counter.sum(comm)
+        counter.sum(turns)
         tallies, bad = counter.read()
-        table = gathered(rows, torch.zeros(7, dtype=wide(device), device=device), done, comm).cpu().numpy()
+        table = gathered(rows, torch.zeros(7, dtype=wide(device), device=device), done, turns).cpu().numpy()
         kinds = [
             f"{type(owner).__name__}.{name.rpartition('.')[2]}"
             for name, owner in zip(still.names, still.owners, strict=True)

@@ -263,7 +263,7 @@ def cast_model(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
 def cast_batch(batch: Batch, dtype: torch.dtype) -> Batch:
     """Return a batch whose floating-point tensors are of another type."""
     cast: Callable[[Tensor], Tensor] = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
-    return Batch(map_tensors(cast, batch.inputs), map_tensors(cast, batch.targets), batch.indices)
+    return Batch(map_tensors(cast, batch.inputs), map_tensors(cast, batch.targets), batch.indices, parts=batch.parts)
 
 
 def bytes_of(batches: Sequence[Batch]) -> int:

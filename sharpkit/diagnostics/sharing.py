@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import accumulate, chain, islice, pairwise
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpkit.core.comm import Comm
-from sharpkit.core.task import Batch, tensors
+from sharpkit.core.task import Batch, sizes, tensors
 from sharpkit.errors import UsageError
 
 T = TypeVar("T")
@@ -35,13 +35,43 @@ def portion(batches: Iterable[Batch], samples: int, comm: Comm, *, whole: bool) 
     for number, batch in enumerate(batches):
         size = batch.size
         if whole:
-            if (2 * before + size) * comm.size // (2 * samples) == comm.rank:
+            if _owner(before, size, samples, comm) == comm.rank:
                 yield number, batch
         else:
             start, stop = max(0, first - before), min(size, last - before)
             if start < stop:
                 yield number, batch if stop - start == size else batch.select_range(start, stop)
         before += size
+
+
+def spread(batch: Batch, pieces: int, comm: Comm, *, whole: bool) -> tuple[Batch, int]:
+    """Return what a rank has of a batch that lies on all of them, and how many pieces it is evaluated in.
+
+    Args:
+        batch: The same on every rank.
+        pieces: Micro-batches that it would be cut into on a single one.
+        comm: The ranks.
+        whole: Leave these in one piece, because their samples depend on each other.
+    """
+    if comm.size == 1:
+        return batch, pieces
+    cuts = sizes(batch.size, min(pieces, batch.size))
+    if whole:
+        ends = list(accumulate(cuts, initial=0))
+        owners = [_owner(start, size, batch.size, comm) for start, size in zip(ends, cuts, strict=False)]
+        parts = [sum(size for size, o in zip(cuts, owners, strict=True) if o == r) for r in range(comm.size)]
+        here = owners.count(comm.rank)
+    else:
+        ends = [batch.size * r // comm.size for r in range(comm.size + 1)]
+        parts = [stop - start for start, stop in pairwise(ends)]
+        here = -(-parts[comm.rank] // cuts[0])
+    start = sum(parts[: comm.rank])
+    return batch.select_range(start, start + parts[comm.rank], parts), max(1, here)
+
+
+def _owner(before: int, size: int, samples: int, comm: Comm) -> int:
+    """Return which rank has a piece of some samples: the one that its middle falls to."""
+    return (2 * before + size) * comm.size // (2 * samples)
 
 
 def rounds(items: Iterable[T], size: int) -> Iterator[tuple[int, list[T]]]:
@@ -62,7 +92,7 @@ def gathered(rows: Sequence[Tensor], like: Tensor, done: int, comm: Comm) -> Ten
         comm: The ranks.
     """
     here = torch.stack(list(rows)) if rows else like.new_zeros(0, len(like))
-    if comm.size == 1:
+    if comm.size == 1 or not done:
         return here
     counts = [len(range(rank, done, comm.size)) for rank in range(comm.size)]
     starts = np.concatenate([[0], np.cumsum(counts)])
