@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -10,10 +11,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from sharpkit.data.augment import Normalise
 from sharpkit.data.dataset import Dataset as Images
 from sharpkit.data.dataset import samples
 
 MEAN, DEVIATION = 0.5, 0.25
+BYTES = int(os.environ.get("BENCHMARK_IMAGES", "8192"))
 
 
 def raw(count: int, channels: int, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +34,7 @@ def held(count: int, channels: int, side: int, pad: int) -> Images:
 
 
 def digits_like() -> Images:
-    return held(1024, 1, 8, 1)
+    return held(4096, 1, 8, 1)
 
 
 def cifar_like() -> Images:
@@ -40,6 +43,14 @@ def cifar_like() -> Images:
 
 def few_cifar_like() -> Images:
     return held(64, 3, 32, 4)
+
+
+def bytes_like() -> Images:
+    """Return them as bytes, which are normalised on the device."""
+    pixels, classes = raw(BYTES, 3, 32)
+    normalise = Normalise((MEAN,) * 3, (DEVIATION,) * 3)
+    part = samples(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), classes, "images", normalise)
+    return Images("images", part, part, 10, pad=4, flip=True, augment="basic")
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

@@ -1,13 +1,14 @@
 """Samples a second of whole training epochs: our data path and step, a hand-tuned loop, and the usual way.
 
 All train the same network on the same images with random crops and flips. The hand-tuned loop holds the data as one
-tensor, augments whole batches, steps by lists of tensors, has our memory format and never waits for a loss. The usual
-way is torch's DataLoader with two workers over a dataset of PIL images and a transform of single images, SAM parameter
-by parameter, and `loss.item()` in every step. The transform is torchvision's where that can be imported; else it is
-written here with PIL and NumPy.
+tensor, augments whole batches, steps by lists of tensors, has our memory format and never waits for a loss; it runs in
+our process, so that it has our allocator too. The usual way, `usual.py`, is torch's DataLoader without workers, its
+default, and with two, over a dataset of PIL images and a transform of single images. The transform is torchvision's
+where that can be imported; else it is written here with PIL and NumPy.
 
-In a round each takes one epoch, in an order that is shuffled anew. The table gives the median over the rounds of our
-speed over theirs, and its quartiles. All have the same number of threads and the same allocator. Run it with
+In a round each takes one epoch, in an order that is shuffled anew. The table gives the median over the rounds of their
+time over ours, and its quartiles, by the clock and in time of the processor, workers included. All have the same number
+of threads. Run it with
 
     python benchmarks/throughput.py --rounds 20 --threads 1
 """
@@ -19,29 +20,34 @@ import copy
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from pathlib import Path
 from typing import Literal
 
 import images
 import torch
-from images import Pictures, transform_of
+from images import transform_of
 from loops import LR, RHO, StepFunction, base_of, sam_step, sgd_step
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import DataLoader
 
 from sharpkit.data.dataset import Dataset as Images
 from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.records import Records
 from sharpkit.engine.session import Session, build
 
-Epoch = Callable[[], None]
+Times = tuple[float, float]
+"""Seconds of the clock, and of the processor."""
+
+Epoch = Callable[[], Times]
 
 
-def ours(session: Session) -> Epoch:
+def ours(session: Session) -> Callable[[], None]:
     """Return an epoch as `Fit` runs it."""
     numbers = iter(range(10**9))
 
@@ -56,7 +62,9 @@ def ours(session: Session) -> Epoch:
     return epoch
 
 
-def hand_tuned(step: StepFunction, scheduler: LambdaLR, data: Images, batch: int, *, channels_last: bool) -> Epoch:
+def hand_tuned(
+    step: StepFunction, scheduler: LambdaLR, data: Images, batch: int, *, channels_last: bool
+) -> Callable[[], None]:
     """Return an epoch without anything that could be left out."""
     inputs, targets, pad = data.train.inputs, data.train.targets, data.pad
     count, channels, height, width = inputs.shape
@@ -84,44 +92,45 @@ def hand_tuned(step: StepFunction, scheduler: LambdaLR, data: Images, batch: int
     return epoch
 
 
-def usual(step: StepFunction, scheduler: LambdaLR, data: Images, batch: int) -> Epoch:
-    """Return an epoch over a DataLoader."""
-    loader = DataLoader(Pictures(data), batch, shuffle=True, num_workers=2)
+class Usual:
+    """The usual way, in a process of its own.
 
-    def epoch() -> None:
-        total = 0.0
-        for x, y in loader:
-            total += step(x, y).item()
-            scheduler.step()
+    Args:
+        arguments: Of `usual.py`.
+    """
 
-    return epoch
+    def __init__(self, *arguments: object) -> None:
+        script = str(Path(__file__).with_name("usual.py"))
+        words = [sys.executable, script, *map(str, arguments)]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
+    def __call__(self) -> Times:
+        """Train an epoch."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        wall, processor = self._process.stdout.readline().split()
+        return float(wall), float(processor)
 
-def usual_sam_step(model: nn.Module, base: torch.optim.Optimizer) -> StepFunction:
-    """Return SAM parameter by parameter, as the most used port does it."""
-    params = list(model.parameters())
-
-    def step(x: Tensor, y: Tensor) -> Tensor:
-        base.zero_grad()
-        loss = functional.cross_entropy(model(x), y)
-        loss.backward()
-        with torch.no_grad():
-            norm = torch.norm(torch.stack([p.grad.norm(p=2) for p in params]), p=2)  # pyright: ignore
-            saved = {p: p.data.clone() for p in params}
-            for p in params:
-                p.add_(p.grad * (RHO / (norm + 1e-12)))  # pyright: ignore
-        base.zero_grad()
-        functional.cross_entropy(model(x), y).backward()
-        for p in params:
-            p.data = saved[p]
-        base.step()
-        return loss.detach()
-
-    return step
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
 
 
+def timed(epoch: Callable[[], None]) -> Epoch:
+    """Return an epoch in this process with its times."""
+
+    def run() -> Times:
+        wall, processor = time.perf_counter(), time.process_time()
+        epoch()
+        return time.perf_counter() - wall, time.process_time() - processor
+
+    return run
+
+
+WORKERS = (0, 2)
 TUNED: dict[str, Callable[[nn.Module, torch.optim.Optimizer], StepFunction]] = {"sgd": sgd_step, "sam": sam_step}
-USUAL: dict[str, Callable[[nn.Module, torch.optim.Optimizer], StepFunction]] = {"sgd": sgd_step, "sam": usual_sam_step}
 
 
 def contenders(
@@ -142,46 +151,52 @@ def contenders(
     )
     session = build(config)
 
-    def rival(usual_way: bool) -> tuple[StepFunction, LambdaLR]:
-        net = copy.deepcopy(session.model).train()
-        if usual_way:
-            net = net.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
-        base = base_of(net)
-        step = (USUAL if usual_way else TUNED)[recipe](net, base)
-        return step, LambdaLR(base, lambda _: 1.0)
-
+    net = copy.deepcopy(session.model).train()
+    base = base_of(net)
     session.model.train()
     layout = session.config.channels_last
-    epochs = {
-        "sharpkit": ours(session),
-        "hand-tuned loop": hand_tuned(*rival(False), session.dataset, batch, channels_last=layout == "on"),
-        "usual way": usual(*rival(True), session.dataset, batch),
-    }
+    tuned = hand_tuned(
+        TUNED[recipe](net, base),
+        LambdaLR(base, lambda _: 1.0),
+        session.dataset,
+        batch,
+        channels_last=layout == "on",
+    )
+    epochs: dict[str, Epoch] = {"sharpkit": timed(ours(session)), "hand-tuned loop": timed(tuned)}
+    for workers in WORKERS:
+        epochs[f"usual way, {workers} workers"] = Usual(data, model, batch, recipe, workers, threads)
     return epochs, layout, len(session.splits.train)
 
 
-def measure(epochs: dict[str, Epoch], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of every contender's epoch in every round, after one round of warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in epochs}
+def measure(epochs: dict[str, Epoch], rounds: int) -> dict[str, list[Times]]:
+    """Return the times of every contender's epoch in every round, after one round of warm-up."""
+    times: dict[str, list[Times]] = {name: [] for name in epochs}
     order = list(epochs)
     shuffler = random.Random(0)
     for number in range(rounds + 1):
         shuffler.shuffle(order)
         for name in order:
-            start = time.perf_counter()
-            epochs[name]()
+            taken = epochs[name]()
             if number:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(taken)
+    for epoch in epochs.values():
+        if isinstance(epoch, Usual):
+            epoch.close()
     return times
 
 
-def report(title: str, recipe: str, count: int, times: dict[str, list[float]]) -> None:
+def report(title: str, recipe: str, count: int, times: dict[str, list[Times]]) -> None:
     """Print rows of a Markdown table."""
-    for name, seconds in times.items():
-        ratios = [theirs / mine for theirs, mine in zip(seconds, times["sharpkit"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        speed = count / statistics.median(seconds)
-        print(f"| {title} | {recipe} | {name} | {speed:,.0f} | {middle:.3f} | {low:.3f} to {high:.3f} |", flush=True)
+    for name, taken in times.items():
+        speed = count / statistics.median(wall for wall, _ in taken)
+        told = [_ratio(taken, times["sharpkit"], which) for which in (0, 1)]
+        print(f"| {title} | {recipe} | {name} | {speed:,.0f} | {' | '.join(told)} |", flush=True)
+
+
+def _ratio(theirs: list[Times], ours: list[Times], which: int) -> str:
+    ratios = [a[which] / b[which] for a, b in zip(theirs, ours, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
 def main() -> None:
@@ -198,7 +213,8 @@ def main() -> None:
         f"{torch.__version__}, Pillow {version('pillow')}, transform: "
         f"{'PIL and NumPy, no torchvision' if transform == 'ByHand' else 'torchvision'}\n"
     )
-    print("| what | optimizer | loop | samples/s | sharpkit is faster by | quartiles |\n|---|---|---|---|---|---|")
+    print("| what | optimizer | loop | samples/s | time over ours (quartiles) | processor time over ours (quartiles) |")
+    print("|---|---|---|---|---|---|")
     cases = {
         "digits": ("digits_like", "cnn", 128, options.rounds, "small CNN, 1x8x8, batch 128"),
         "cifar": ("cifar_like", "cnn", 128, max(4, options.rounds // 3), "small CNN, 3x32x32, batch 128"),

@@ -219,7 +219,11 @@ def _as_list(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter if parameter.annotation == bool | None else parameter.replace(annotation=str | None)
 
 
+_NOT_HERE = ("opt", "seed", "ascent_scope", "sync_bn", "timeout")
+"""Options of a training run that a comparison chooses, or that are of runs in several processes."""
+
+
 def with_compare_options(function: Callable[..., Any] = compare) -> Callable[..., Any]:
     """Return the command with the options of training, as lists, and those of a comparison."""
-    training = [_as_list(p) for p in parameters(TrainConfig, PANELS) if p.name not in ("opt", "seed")]
+    training = [_as_list(p) for p in parameters(TrainConfig, PANELS) if p.name not in _NOT_HERE]
     return with_parameters(function, [*parameters(CompareConfig, compare_config.PANELS), *training])

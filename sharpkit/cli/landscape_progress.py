@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import time
-
 from sharpkit.cli.status import StatusProgress
 
 
 class LandscapeProgress(StatusProgress):
     """Tells a person, or a log file, how many points are known."""
 
-    _first: tuple[int, float] = (0, 0.0)
-
-    def begin(self, name: str, number: int, count: int) -> None:
-        """Show which checkpoint it is."""
-        super().begin(name, number, count)
-        self._first = (0, 0.0)
-
     def point(self, known: int, wanted: int, loss: float) -> None:
         """Show the points known and the time that is left."""
-        now = time.monotonic()
-        if known <= self._first[0] or not self._first[1]:
-            self._first = (known, now)
-        done, begun = known - self._first[0], self._first[1]
-        left = f"  {(now - begun) / done * (wanted - known):.0f} s left" if done else ""
+        seconds = self.left(known, wanted)
+        left = "" if seconds is None else f"  {seconds:.0f} s left"
         seen = f"  loss {loss:.4g}" if loss == loss else ""
         self.tell(f"{known}/{wanted} points{seen}{left}")

@@ -29,7 +29,11 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
     "Numerics": ("amp", "tf32", "rng", "bn_stats"),
     "Probes": ("probe", "probe_every", "probe_samples", "probe_rho"),
-    "Run": ("seed", "save_every", "device", "threads", "workers", "compile", "channels_last", "deterministic"),
+    "Several processes": ("ascent_scope", "sync_bn", "timeout"),
+    "Run": (
+        *("seed", "save_every", "device", "threads", "workers"),
+        *("compile", "cuda_graphs", "channels_last", "deterministic"),
+    ),
 }
 
 

@@ -26,6 +26,7 @@ class StatusProgress:
         self._status: Status | None = None
         self._name = ""
         self._begun = self._told = 0.0
+        self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> Self:
         if self._terminal.bars:
@@ -43,8 +44,18 @@ class StatusProgress:
         """Show which checkpoint it is."""
         self._name = name if count == 1 else f"{number}/{count} {name}"
         self._begun = self._told = time.monotonic()
+        self._first = None
         if self._status is not None:
             self._status.update(self._name)
+
+    def left(self, done: int, total: int) -> float | None:
+        """Return the seconds that are left at the pace since the first call; loading and warming up do not count."""
+        now = time.monotonic()
+        if self._first is None or done <= self._first[0]:
+            self._first = (done, now)
+            return None
+        before, since = self._first
+        return (now - since) * (total - done) / (done - before)
 
     def tell(self, text: str) -> None:
         """Show how far the checkpoint is."""

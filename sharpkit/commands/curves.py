@@ -17,7 +17,8 @@ from sharpkit.figures.curves import Curve
 Array = NDArray[np.float64]
 
 NOT_COMPARED = (
-    "seed", "device", "threads", "workers", "data_dir", "download", "channels_last", "compile", "probe", "probe_every",
+    "seed", "device", "threads", "workers", "data_dir", "download", "channels_last", "compile", "cuda_graphs",
+    "probe", "probe_every",
 )  # fmt: skip
 """Options in which the runs of a group may differ."""
 

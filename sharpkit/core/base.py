@@ -1,24 +1,15 @@
-"""What the engine asks of a base optimizer: its parameters, and where it would step without stepping."""
+"""What the engine asks of a base optimizer: which parameters it steps."""
 
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict, defaultdict
 from collections.abc import Sequence
-from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sharpkit.core import vec
-from sharpkit.core.point import restored
-from sharpkit.core.task import map_tensors
-from sharpkit.core.vec import Vec
 from sharpkit.errors import SharpkitWarning, UsageError
-
-LookAhead = Literal["peek", "plain"]
-"""`peek`: the base optimizer's own next step; `plain`: w - lr * direction."""
 
 
 def check_base(base: Optimizer) -> None:
@@ -91,93 +82,3 @@ def check_unchanged(base: Optimizer, params: Sequence[Tensor]) -> None:
             "was built",
             "build it anew after unfreezing or adding parameters",
         )
-
-
-def look_ahead(
-    base: Optimizer, params: Sequence[Tensor], direction: Vec, how: LookAhead, reached: Sequence[bool] | None = None
-) -> Vec:
-    """Return y - w, where y is where the base optimizer would step from w with `direction` as its gradient.
-
-    Momentum, Nesterov, weight decay, moments and the current learning rates are those of the base optimizer; neither
-    its state nor w changes.
-
-    Args:
-        base: Any torch optimizer.
-        params: The parameters that `direction` is aligned with.
-        direction: Taken for the gradient.
-        how: `peek` runs the optimizer's own step on a ghost of its state, `plain` is -lr * direction. An optimizer
-            that keeps tensors outside `state` and `param_groups` must be looked ahead with `plain`.
-        reached: Which parameters have a gradient at all; a real step leaves the others alone. None is all.
-    """
-    if how == "plain":
-        rates = {p: float(group["lr"]) for group in base.param_groups for p in group["params"]}
-        return [d.mul(-rates[p]) for p, d in zip(params, direction, strict=True)]
-    if type(base) is torch.optim.SGD and not any(group["maximize"] for group in base.param_groups):
-        return _sgd_ahead(base, params, direction, reached or [True] * len(params))
-    ghost = _ghost(base)
-
-    def run(before: Vec) -> Vec:
-        for i, (p, d) in enumerate(zip(params, vec.clone(direction), strict=True)):
-            p.grad = d if reached is None or reached[i] else None
-        try:
-            with torch.no_grad():
-                _unhooked_step(ghost)
-                return vec.sub(params, before)
-        finally:
-            for p in params:
-                p.grad = None
-
-    return restored(params, run)
-
-
-def _sgd_ahead(base: torch.optim.SGD, params: Sequence[Tensor], direction: Vec, reached: Sequence[bool]) -> Vec:
-    """Return y - w of torch's SGD from its formula, at half the cost of a ghost's step.
-
-    g = d + wd w; m = mu m + (1 - damp) g, or g where there is no m yet; y - w = -lr (g + mu m if Nesterov, else m).
-    """
-    place = {p: i for i, p in enumerate(params) if reached[i]}
-    offset = [torch.empty(0)] * len(params)
-    for i, p in enumerate(params):
-        if not reached[i]:
-            offset[i] = torch.zeros_like(p, requires_grad=False)
-    for group in base.param_groups:
-        rows = [place[p] for p in group["params"] if p in place]
-        if not rows:
-            continue
-        heading = [direction[i] for i in rows]
-        if group["weight_decay"]:
-            heading = vec.add(heading, [params[i] for i in rows], alpha=group["weight_decay"])
-        if momentum := group["momentum"]:
-            grads, held = heading, [base.state.get(params[i], {}).get("momentum_buffer") for i in rows]
-            old = [g if m is None else m for g, m in zip(grads, held, strict=True)]
-            new = vec.scale(old, momentum)
-            vec.add_(new, grads, alpha=1 - group["dampening"])
-            heading = [g if m is None else n for g, m, n in zip(grads, held, new, strict=True)]
-            if group["nesterov"]:
-                heading = vec.add(grads, heading, alpha=momentum)
-        for i, h in zip(rows, vec.scale(heading, -group["lr"]), strict=True):
-            offset[i] = h
-    return offset
-
-
-def _ghost(base: Optimizer) -> Any:
-    """Return an optimizer of the same kind and hyperparameters on the same parameters, with a copied state.
-
-    It is built past `__init__` so that any optimizer class works, and it has no hooks, so that a scheduler or a
-    logger attached to the real one does not see its steps.
-    """
-    ghost: Any = object.__new__(type(base))
-    ghost.__dict__.update(base.__dict__)
-    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-        setattr(ghost, hooks, OrderedDict())
-    ghost.param_groups = [dict(group) for group in base.param_groups]
-    state = {p: map_tensors(torch.clone, values) for p, values in base.state.items()}
-    ghost.state = defaultdict(dict, state)
-    return ghost
-
-
-def _unhooked_step(ghost: Any) -> None:
-    """Call the class's own step, past the counting step that schedulers bind to an instance and past global hooks."""
-    kind = cast("Any", type(ghost))
-    hooked = getattr(kind.step, "hooked", False)
-    (kind.step.__wrapped__ if hooked else kind.step)(ghost)

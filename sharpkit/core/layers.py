@@ -1,7 +1,8 @@
 """Squared gradients of single samples, layer by layer, from one forward and one backward pass over all of them.
 
 The gradient of sample i by a linear layer's weight is d_i a_i' with its input a and the derivative d of the summed
-loss by its output, so that its square needs no further pass; the same holds for convolutions and affine norms.
+loss by its output, so that its square needs no further pass; the same holds for convolutions, affine norms and
+embeddings.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sharpkit.core.task import Batch, Task
+from sharpkit.core.task import Batch, Task, tensors
 from sharpkit.core.vec import Vec
 
-_SAMPLES = 128  # of a pass
+_SAMPLES, _TOKENS = 128, 2**12  # of a pass, which holds what every layer sees
 _ENTRIES = 2**18  # of per-sample gradients that are held at a time: what a cache holds
 
 
@@ -35,8 +36,10 @@ def layerwise(model: nn.Module, task: Task, params: Sequence[Tensor], batch: Bat
     """
     layers = _layers_of(model, params)
     total = {id(p): torch.zeros_like(p, requires_grad=False) for p in params}
-    for start in range(0, batch.size, _SAMPLES):
-        piece = batch.select_range(start, min(start + _SAMPLES, batch.size))
+    texts = [t.shape[1] for t in tensors(batch.inputs) if t.dim() == 2 and not t.is_floating_point()]
+    count = min(_SAMPLES, max(1, _TOKENS // max(1, *texts, 1)))
+    for start in range(0, batch.size, count):
+        piece = batch.select_range(start, min(start + count, batch.size))
         for layer, seen, slope in _passes(layers, task, piece):
             for p, squared in _RULES[type(layer)](layer, seen, slope):
                 if id(p) in total and p.requires_grad:
@@ -64,6 +67,8 @@ def _layers_of(model: nn.Module, params: Sequence[Tensor]) -> list[nn.Module]:
 def _plain(module: nn.Module) -> bool:
     if isinstance(module, nn.Conv2d):
         return module.groups == 1 and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    if isinstance(module, nn.Embedding):
+        return module.max_norm is None and not module.scale_grad_by_freq
     return not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_mean is not None  # pyright: ignore[reportPrivateUsage]
 
 
@@ -71,11 +76,15 @@ def _passes(layers: Sequence[nn.Module], task: Task, batch: Batch) -> list[tuple
     """Return every layer with its input and the derivative of the summed loss by its output."""
     calls: list[tuple[nn.Module, Tensor, Any]] = []
 
-    def note(layer: nn.Module, given: tuple[Any, ...], out: Any) -> None:
+    def note(layer: nn.Module, given: tuple[Any, ...], out: Any) -> Tensor:
         if len(given) != 1 or not isinstance(out, Tensor) or not out.requires_grad:
             raise NotLayerwiseError(type(layer).__name__)
+        seen: Tensor = given[0].detach()
+        if isinstance(layer, nn.Embedding) and len(out) == 1:  # of the places in a text, looked up once for all samples
+            seen, out = (t.expand(batch.size, *t.shape[1:]) for t in (seen, out))
         # The edge, because a later in-place operation would make the tensor itself mean something else.
-        calls.append((layer, given[0].detach(), torch.autograd.graph.get_gradient_edge(out)))
+        calls.append((layer, seen, torch.autograd.graph.get_gradient_edge(out)))
+        return out
 
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
@@ -143,6 +152,22 @@ def _layer_norm(layer: nn.Module, a: Tensor, d: Tensor) -> Squared:
     return _scale_and_shift(norm, *by_entry)
 
 
+def _embedding(layer: nn.Module, a: Tensor, d: Tensor) -> Squared:
+    """Square what the places of a sample with the same number add up to."""
+    embedding = cast("nn.Embedding", layer)
+    size = embedding.num_embeddings
+    samples = torch.arange(len(a), device=a.device).view(-1, *[1] * (a.dim() - 1))
+    unique = cast("Callable[..., tuple[Tensor, Tensor]]", torch.unique)
+    keys, which = unique(samples * size + a, return_inverse=True)
+    sums = d.new_zeros(len(keys), embedding.embedding_dim)
+    sums.index_add_(0, which.flatten(), d.flatten(0, -2))
+    rows = torch.remainder(keys, size)
+    if embedding.padding_idx is not None:
+        sums[rows == embedding.padding_idx] = 0
+    squared = torch.zeros_like(embedding.weight, requires_grad=False)
+    return [(embedding.weight, squared.index_add_(0, rows, sums.square_()))]
+
+
 def _scale_and_shift(norm: nn.Module, unit: Tensor, d: Tensor) -> Squared:
     """Return the squares for y = weight * unit + bias, with (B, C, places) of unit and slope."""
     weight, bias = cast("Tensor", norm.weight), cast("Tensor | None", norm.bias)
@@ -179,4 +204,5 @@ _RULES: dict[type[nn.Module], Callable[[nn.Module, Tensor, Tensor], Squared]] = 
     nn.BatchNorm2d: _batch_norm,
     nn.GroupNorm: _group_norm,
     nn.LayerNorm: _layer_norm,
+    nn.Embedding: _embedding,
 }

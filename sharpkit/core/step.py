@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpkit.core import vec
-from sharpkit.core.base import LookAhead, look_ahead
+from sharpkit.core.ahead import LookAhead, look_ahead
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.fisher import FisherMode

@@ -8,7 +8,7 @@ Everything here stays on the device: no function reads a value back to the host.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ Vec = list[Tensor]
 
 _ROW = 1024
 _LARGE = 64 * _ROW
+_CACHED = 2**17  # entries of a vector that stay in a cache beside those of some others
 
 
 def clone(v: Sequence[Tensor]) -> Vec:
@@ -66,6 +67,55 @@ def scale_(v: Sequence[Tensor], factor: float | Tensor) -> None:
 def lerp(a: Sequence[Tensor], b: Sequence[Tensor], weight: float) -> Vec:
     """Return (1 - weight) a + weight b."""
     return list(torch._foreach_lerp(list(a), list(b), weight))
+
+
+def addcmul_(a: Sequence[Tensor], b: Sequence[Tensor], c: Sequence[Tensor], alpha: float) -> None:
+    """Add alpha b c to a in place, entry by entry."""
+    torch._foreach_addcmul_(list(a), list(b), list(c), value=alpha)
+
+
+def addcdiv_(a: Sequence[Tensor], b: Sequence[Tensor], c: Sequence[Tensor], alpha: float) -> None:
+    """Add alpha b / c to a in place, entry by entry."""
+    torch._foreach_addcdiv_(list(a), list(b), list(c), value=alpha)
+
+
+def maximum_(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+    """Replace every entry of a by that of b where it is larger."""
+    torch._foreach_maximum_(list(a), list(b))
+
+
+def sqrt_(v: Sequence[Tensor]) -> None:
+    """Replace every entry by its square root."""
+    torch._foreach_sqrt_(list(v))
+
+
+def shift_(v: Sequence[Tensor], number: float) -> None:
+    """Add a number to every entry in place."""
+    torch._foreach_add_(list(v), number)
+
+
+def blocks(*vectors: Sequence[Tensor]) -> Iterator[tuple[Vec, ...]]:
+    """Yield views of the same entries of several aligned vectors, block by block, in each all of them once.
+
+    On a CPU a block is what its caches hold, so that a chain of operations reads memory once and not once an
+    operation; elsewhere there is one block.
+    """
+    if not vectors[0] or vectors[0][0].device.type != "cpu":
+        yield tuple(list(v) for v in vectors)
+        return
+    held: list[Sequence[Tensor]] = []
+    count = 0
+    for tensors in zip(*vectors, strict=True):
+        first = tensors[0]
+        rows = max(1, _CACHED * first.shape[0] // max(1, first.numel())) if first.dim() else 1
+        for pieces in zip(*(t.split(rows) if t.dim() else (t,) for t in tensors), strict=True):
+            held.append(pieces)
+            count += pieces[0].numel()
+            if count >= _CACHED:
+                yield tuple(list(v) for v in zip(*held, strict=True))
+                held, count = [], 0
+    if held:
+        yield tuple(list(v) for v in zip(*held, strict=True))
 
 
 def weighted_sum(vectors: Sequence[Vec], weights: Sequence[float]) -> Vec:

@@ -9,6 +9,7 @@ from sharpkit.data.fashion_mnist import FASHION_MNIST
 from sharpkit.data.folder import IMAGENET
 from sharpkit.data.glue import GLUE
 from sharpkit.data.mnist5k import mnist5k
+from sharpkit.data.newsgroups import NEWSGROUPS_BY_DATE
 from sharpkit.data.source import Packaged, Size, Source
 from sharpkit.data.svhn import SVHN
 
@@ -23,5 +24,6 @@ DATASETS: dict[str, Source] = {
     "vader-movie": VADER_MOVIE,
     "reuters8": REUTERS8,
     "20newsgroups": NEWSGROUPS,
+    "20news-bydate": NEWSGROUPS_BY_DATE,
     **GLUE,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +11,9 @@ from sharpkit.data.augment import Normalise
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.download import Download
 from sharpkit.data.images import Pixels, image_samples, unreadable
+from sharpkit.data.pickles import unpickled
 from sharpkit.data.samples import Samples
 from sharpkit.data.source import Access, Size, Stored
-from sharpkit.errors import one_line
 
 # Of all pixels of the 50,000 training images, rounded.
 _NORMALISE_10 = Normalise((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -68,7 +67,7 @@ def cifar100(folder: Path, access: Access) -> Dataset:
 
 def _content(path: Path, *labels: str) -> dict[str, Any]:
     """Return the dict in a file, with rows of pixels and of each kind of labels one for every image."""
-    content = _unpickled(path)
+    content = unpickled(path.read_bytes(), path)
     data = content.get("data")
     if not isinstance(data, np.ndarray) or cast("Pixels", data).shape[1:] != (3072,):
         raise unreadable(path, "its data are not rows of 3072 bytes")
@@ -99,39 +98,6 @@ def _next_in_superclass(fine: list[int], coarse: list[int]) -> tuple[int, ...]:
         for this, after in zip(ring, ring[1:] + ring[:1], strict=True):
             following[this] = after
     return tuple(following)
-
-
-# ---------------------------------------------------------------------- pickles
-
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-
-
-class _Arrays(pickle.Unpickler):
-    """Reads lists, dicts, strings, numbers and arrays, and refuses everything else, so that no file can run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which data have no use for")
-        return _ALLOWED[module, name]
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    """Return the dict in a file of Python 2, whose strings of bytes are read as Latin-1."""
-    with path.open("rb") as file:
-        try:
-            content = _Arrays(file, encoding="latin1").load()
-        except OSError:
-            raise
-        except Exception as error:  # a damaged pickle raises almost anything
-            raise unreadable(path, f"{type(error).__name__}: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise unreadable(path, f"it holds {type(content).__name__} and no dict")
-    return cast("dict[str, Any]", content)
 
 
 CIFAR10 = Stored(

@@ -135,7 +135,8 @@ def analyse(
     """
     stop, notes = _Stop(watch), list[str]()
     generator = torch.Generator().manual_seed(asked.seed)
-    lead = None if asked.density else operator.lead()  # a density needs a random vector
+    grows = elsewhere is None or asked.trace == "deflated"
+    lead = operator.lead() if grows and not asked.density else None  # a density needs a random vector
     lanczos = Lanczos(operator, rows=rows, generator=generator, block=asked.block, lead=lead)
     measures: list[tuple[Array, Array]] = []
     pairs: Eigenpairs | None = None

@@ -14,6 +14,7 @@ from sharpkit.data.split import Splits, split
 from sharpkit.data.text import Corpus
 from sharpkit.data.tokens import tokenised
 from sharpkit.data.tsv import ENDING, is_text_folder, text_files
+from sharpkit.data.user_texts import holds_texts, texts_from_user
 from sharpkit.engine import external
 from sharpkit.engine.config import TrainConfig
 from sharpkit.errors import InputError, UsageError, one_line
@@ -52,7 +53,9 @@ def _named(name: str, access: Access) -> Dataset | Corpus:
         # What it draws is the same in every run, whatever the run's seed: the data are no part of the randomness.
         external.seed(0)
         function = external.from_file(name)
-        return from_user(external.short_name(name), external.call(function, name))
+        returned = external.call(function, name)
+        make = texts_from_user if holds_texts(returned) else from_user
+        return make(external.short_name(name), returned)
     path = Path(name).expanduser()
     if is_text_file(name):
         return text_files(path)

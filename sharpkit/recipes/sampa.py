@@ -7,7 +7,7 @@ from math import inf
 from typing import ClassVar
 
 from sharpkit.core import vec
-from sharpkit.core.base import LookAhead
+from sharpkit.core.ahead import LookAhead
 from sharpkit.core.memory import Drawer
 from sharpkit.core.parts import Constant
 from sharpkit.core.point import Point

@@ -68,6 +68,8 @@ def test_a_file_that_is_not_there(fails, option, name):
         (["--save-every", "²"], 2),
         (["--device", "gpu"], 2),
         (["--device", "cuda:99"], 3),
+        (["--cuda-graphs"], 2),
+        (["--cuda-graphs", "--compile", "--device", "cpu"], 2),
         (["--device", "meta"], 3),
         (["--device", "hpu"], 3),
         (["--base", "torch.optim:SparseAdam"], 3),

@@ -40,6 +40,23 @@ def test_a_users_texts_from_training_to_the_hessian(sharpkit, model, mine):
     assert all(math.isfinite(value) for value in spectrum.json["results"][0]["eigenvalues"])
 
 
+def test_texts_of_a_function_train_as_those_of_a_file(sharpkit, model, mine):
+    Path("mine.py").write_text(
+        "from pathlib import Path\n\n"
+        "def texts():\n"
+        "    rows = [line.split('\\t') for line in Path('mine.tsv').read_text().splitlines()[1:]]\n"
+        "    return [text for _, text in rows], [label for label, _ in rows]\n"
+    )
+    words = ("--model", model, *WORDS, "--epochs", "1", "--json")
+    of_file = sharpkit("train", "--data", mine, *words)
+    of_function = sharpkit("train", "--data", "mine.py:texts", *words)
+    assert of_function.code == 0, of_function.stderr
+    assert of_function.json["run_dir"] == "runs/mine.texts-hf-tiny-sam-s0"
+    assert of_function.json["metrics"]["test_loss"] == of_file.json["metrics"]["test_loss"]
+    done = sharpkit("train", "--data", "mine.py:texts", "--model", "mlp", *WORDS)
+    assert (done.code, "are texts, and the model mlp reads numbers" in done.told) == (2, True)
+
+
 def test_a_run_that_is_gone_on_with_is_the_run_that_was_not_interrupted(sharpkit, model, mine):
     words = ("--model", model, "--data", mine, *WORDS)
     assert sharpkit("train", *words, "--out", "whole").code == 0

@@ -7,102 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sharpkit.core.base import look_ahead
 from sharpkit.errors import SharpkitWarning, UsageError
 from tests.core.support import batch, bits, gradient, net, sharp, trail, weights
-
-
-class SignMomentum(torch.optim.Optimizer):
-    """A user's optimizer: its state is a tensor, a number and a list, and it refuses a missing gradient."""
-
-    def __init__(self, params, lr=0.01):
-        super().__init__(params, {"lr": lr, "count": 0})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            group["count"] += 1
-            for p in group["params"]:
-                state = self.state[p]
-                state.setdefault("mean", torch.zeros_like(p)).mul_(0.9).add_(p.grad, alpha=0.1)
-                state["steps"] = state.get("steps", 0) + 1
-                state.setdefault("history", [torch.zeros(())])[0].add_(1)
-                p.sub_(group["lr"] * state["mean"].sign() / state["steps"])
-
-
-BASES = {
-    "sgd": lambda ps: torch.optim.SGD(ps, lr=0.1),
-    "nesterov": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
-    "maximize": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, weight_decay=1e-2, maximize=True),
-    "sgd-tensor-lr": lambda ps: torch.optim.SGD(ps, lr=torch.tensor(0.1), momentum=0.9, weight_decay=1e-2),
-    "sgd-groups": lambda ps: torch.optim.SGD(
-        [{"params": ps[:2], "lr": 0.1}, {"params": ps[2:], "momentum": 0.0, "dampening": 0.5}],
-        lr=0.2,
-        momentum=0.8,
-        dampening=0.3,
-        weight_decay=1e-2,
-    ),
-    "no-foreach": lambda ps: torch.optim.SGD(ps, lr=0.1, momentum=0.9, dampening=0.1, foreach=False),
-    "adam": lambda ps: torch.optim.Adam(ps, lr=0.01, amsgrad=True, weight_decay=1e-2),
-    "adamw": lambda ps: torch.optim.AdamW(ps, lr=0.01),
-    "tensor-lr": lambda ps: torch.optim.AdamW(ps, lr=torch.tensor(0.01), foreach=False),
-    "rmsprop": lambda ps: torch.optim.RMSprop(ps, lr=0.01, momentum=0.9, centered=True),
-    "adagrad": lambda ps: torch.optim.Adagrad(ps, lr=0.1, lr_decay=0.1),
-    "custom": SignMomentum,
-}
-
-
-def twins(base):
-    model = net()
-    opt = BASES[base](list(model.parameters()))
-    for t in range(3):
-        for p, g in zip(model.parameters(), gradient(model, *batch(seed=t)), strict=True):
-            p.grad = g
-        opt.step()
-    opt.zero_grad()
-    return model, opt
-
-
-@pytest.mark.parametrize("warm", [True, False], ids=["in-mid-run", "first-step"])
-@pytest.mark.parametrize("base", BASES)
-def test_peek_is_the_optimizers_own_step_and_changes_nothing(base, warm):
-    model, opt = twins(base) if warm else (net(), None)
-    opt = opt or BASES[base](list(model.parameters()))
-    params = list(model.parameters())
-    before = bits({"w": weights(model), "state": opt.state_dict()})
-    direction = gradient(model, *batch(seed=9))
-    offset = look_ahead(opt, params, direction, "peek")
-    assert bits({"w": weights(model), "state": opt.state_dict()}) == before
-    assert all(p.grad is None for p in params)
-
-    for p, g in zip(params, direction, strict=True):
-        p.grad = g
-    start = weights(model)
-    opt.step()
-    torch.testing.assert_close([w + o for w, o in zip(start, offset, strict=True)], weights(model), rtol=0, atol=1e-15)
-
-
-def test_plain_looks_ahead_along_the_direction_with_each_groups_rate():
-    model = net()
-    groups = [{"params": [p], "lr": 0.1 * (i + 1)} for i, p in enumerate(model.parameters())]
-    opt = torch.optim.AdamW(groups, weight_decay=0.5)
-    direction = gradient(model, *batch())
-    expected = [-0.1 * (i + 1) * d for i, d in enumerate(direction)]
-    torch.testing.assert_close(look_ahead(opt, list(model.parameters()), direction, "plain"), expected)
-
-
-def test_peek_restores_when_the_optimizer_raises():
-    class Broken(torch.optim.SGD):
-        def step(self, closure=None):
-            super().step()
-            raise ZeroDivisionError
-
-    model = net()
-    before = weights(model)
-    with pytest.raises(ZeroDivisionError):
-        look_ahead(Broken(model.parameters(), lr=1.0), list(model.parameters()), before, "peek")
-    assert bits(weights(model)) == bits(before)
-    assert all(p.grad is None for p in model.parameters())
 
 
 @pytest.mark.parametrize("rule", ["sgd", "sam", "sampa"])
@@ -122,18 +28,6 @@ def test_hooks_and_schedulers_see_the_real_steps_alone(rule):
         scheduler.step()
     assert calls == ["pre", "post"] * 4
     assert rates == [0.1, 0.05, 0.025, 0.0125]
-
-
-@pytest.mark.parametrize("y_step", ["peek", "plain"])
-def test_the_look_ahead_uses_the_scheduled_rate(y_step):
-    model = net()
-    base = torch.optim.SGD(model.parameters(), lr=0.1)
-    opt, seen = sharp(f"sampa:y_step={y_step}", model, base), trail(model)
-    opt.step(batch(seed=0))
-    base.param_groups[0]["lr"] = 0.025
-    q, w = gradient(net(), *batch(seed=0)), weights(model)
-    opt.step(batch(seed=1))
-    torch.testing.assert_close(seen[2], [a - 0.025 * b for a, b in zip(w, q, strict=True)], rtol=0, atol=1e-14)
 
 
 class TwoHeads(nn.Module):

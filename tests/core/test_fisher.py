@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from sharpkit import Batch, Supervised
 from sharpkit.core.fisher import squared_gradients
+from sharpkit.core.layers import NotLayerwiseError, layerwise
 from tests.core.support import bits, drawn, net, numbered, sharp
 from tests.reference.ssam_f import largest, units
 
@@ -26,6 +27,19 @@ class Tied(nn.Module):
 
     def forward(self, x):
         return self.norm(self.hidden(self.embedding(x).mean(1))) @ self.embedding.weight.T
+
+
+class Reader(nn.Module):
+    """Words, of which 0 fills up, and their places, which are looked up once for all texts, as transformers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.places = nn.Embedding(5, 3, padding_idx=0), nn.Embedding(9, 3)
+        self.norm, self.hidden, self.head = nn.LayerNorm(3), nn.Linear(3, 4), nn.Linear(4, 5)
+
+    def forward(self, x):
+        h = self.norm(self.words(x) + self.places(torch.arange(x.shape[1])[None]))
+        return self.head(torch.tanh(self.hidden(h)).square().mean(1))
 
 
 class Choosing(nn.Module):
@@ -64,6 +78,7 @@ MODELS = {
     "images": (images, pixels),
     "steady": (lambda: images(0.0), pixels),
     "tied": (Tied, words),
+    "reader": (Reader, words),
     "choosing": (Choosing, numbered),
 }
 
@@ -101,6 +116,19 @@ def test_squares_are_those_of_a_loop_over_the_samples(kind):
     assert [m.training for m in model.modules()] == modes
     assert all(p.grad is None for p in model.parameters())
     assert not any(g.requires_grad for g in got)
+
+
+def test_embeddings_are_squared_from_one_pass_over_all_texts():
+    """Several places of a text have the same word, some are filled up, and the places are looked up once."""
+    model, (x, y) = made("reader")
+    x[0], x[1, 2:] = 3, 0
+    model.eval()
+    got = layerwise(model, Supervised(model, F.cross_entropy), list(model.parameters()), Batch(x, y))
+    torch.testing.assert_close([g / len(y) for g in got], looped(model, x, y)[0], rtol=0, atol=1e-12)
+    assert bits(got[0][0]) == bits(torch.zeros(3, dtype=torch.float64))
+    model.words.scale_grad_by_freq = True
+    with pytest.raises(NotLayerwiseError):
+        layerwise(model, Supervised(model, F.cross_entropy), list(model.parameters()), Batch(x, y))
 
 
 def test_squares_of_some_parameters():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpkit.data.augment import random_crop, random_cutout, random_flip
+from sharpkit.data.augment import Normalise, random_crop, random_cutout, random_flip
 
 SHAPES = [(5, 1, 8, 8), (4, 3, 6, 9), (3, 2, 7, 4), (1, 1, 1, 1)]
 
@@ -90,3 +90,15 @@ def test_augmentation_leaves_its_input_and_the_global_stream_alone(augment):
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(augment(x, stream()), first)
     assert not torch.equal(augment(x, stream(4)), first)
+
+
+@pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(5, 3, 6, 4), (5, 1, 6, 4), (1, 3, 1, 1), (0, 3, 6, 4)])
+def test_bytes_become_the_same_numbers_in_either_memory_format(shape, form):
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (0.5, 0.3, 0.1)[: shape[1]], (0.2, 0.3, 0.7)[: shape[1]]
+    found = Normalise(mean, std)(pixels.to(memory_format=form))
+    m, s = (255 * np.float32(v).reshape(-1, 1, 1) for v in (mean, std))
+    assert found.dtype == torch.float32
+    assert np.array_equal(found.numpy(), (pixels.numpy().astype(np.float32) - m) / s)
+    assert found.is_contiguous(memory_format=form)

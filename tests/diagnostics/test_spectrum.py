@@ -94,6 +94,13 @@ def test_work_is_counted_in_samples():
     assert found.backwards == 20 + 3 * 7 + 3 * 20 * found.products
 
 
+def test_a_basis_that_nothing_is_taken_from_takes_no_lead():
+    x, y = samples("cnn")
+    for trace, lead in ((None, 0), ("hutchinson", 0), ("deflated", 20)):
+        found = hessian(net("cnn"), F.cross_entropy, uneven(x, y), top=2, backend="scipy", trace=trace)
+        assert found.backwards - 20 * found.products == lead + 20 + 2 * 7
+
+
 def test_weight_decay_moves_every_eigenvalue():
     model, (x, y) = net("mlp"), samples()
     plain = hessian(model, F.cross_entropy, [(x, y)], tol=1e-10)

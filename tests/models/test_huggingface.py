@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
+from sharpkit import Batch, Supervised
+from sharpkit.core.layers import layerwise
 from sharpkit.errors import InputError, UsageError
 from sharpkit.models.huggingface import Classifier, huggingface, notes_of, tokenizer
 from sharpkit.models.libraries import from_library
@@ -39,6 +41,24 @@ def _no_network(monkeypatch):
     for name in ("connect", "connect_ex"):
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_squared_gradients_of_texts_come_from_one_pass(folder):
+    """Texts of different lengths, against one text at a time without its padding."""
+    model = from_library(f"hf:{folder}")((5,), 2).double().eval()
+    batch, targets = tokens(4), torch.tensor([0, 1, 1, 0])
+    batch["attention_mask"] = (torch.arange(5) < torch.tensor([5, 3, 2, 5])[:, None]).long()
+    batch["input_ids"] *= batch["attention_mask"]
+    params = list(model.parameters())
+    sums = layerwise(model, Supervised(model, functional.cross_entropy), params, Batch(batch, targets))
+    expected = [torch.zeros_like(p) for p in params]
+    for i, length in enumerate([5, 3, 2, 5]):
+        loss = functional.cross_entropy(
+            model(**{k: t[i : i + 1, :length] for k, t in batch.items()}), targets[i : i + 1]
+        )
+        for total, g in zip(expected, torch.autograd.grad(loss, params), strict=True):
+            total += g.detach() ** 2
+    torch.testing.assert_close(sums, [total.detach() for total in expected], rtol=0, atol=1e-12)
 
 
 def change(folder, edit):

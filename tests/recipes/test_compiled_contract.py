@@ -4,7 +4,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
@@ -58,11 +60,11 @@ def stepped(opt, steps):
 def pair(monkeypatch):
     """A model trained through a compiled task, and its twin as it is."""
 
-    def call(name, backend):
+    def call(name, backend, graphs=False):
         torch._dynamo.reset()
         monkeypatch.setattr(compiling, "BACKEND", backend)
         models = noisy(), noisy()
-        task, _ = compiled(Supervised(models[0], F.cross_entropy), Batch(*batch(0)))
+        task, _ = compiled(Supervised(models[0], F.cross_entropy), Batch(*batch(0)), graphs=graphs)
         draw = drawing(torch.float64)
         return models, [
             sharp(growing(name), m, loss=loss, draw=draw)
@@ -93,6 +95,63 @@ def test_compiled_code_computes_the_same_with_the_same_dropout_masks(pair, name)
         stepped(opt, range(2 * EPOCH))
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=1e-9)
     assert opts[0].counters() == opts[1].counters()
+
+
+class Reusing:
+    """A backend whose passes take the memory back that the ones before returned, as replayed CUDA graphs do.
+
+    torch's own takes it back when the next forward pass starts. Here what lies there becomes NaN then.
+    """
+
+    def __init__(self):
+        self.returned = []
+        self.passes = 0
+
+    def __call__(self, graph, inputs):
+        backend = aot_autograd(fw_compiler=self.of(forward=True), bw_compiler=self.of(forward=False))
+        return backend(graph, inputs)
+
+    def of(self, *, forward):
+        def compiler(graph, inputs):
+            def run(*given):
+                if forward:
+                    self.passes += 1
+                    for values in self.returned:
+                        values.fill_(torch.nan)
+                    self.returned.clear()
+                out = [t.clone() if isinstance(t, torch.Tensor) else t for t in graph(*given)]
+                self.returned += [t.data for t in out if isinstance(t, torch.Tensor) and t.is_floating_point()]
+                return out
+
+            return make_boxed_func(run)
+
+        return compiler
+
+
+def graph_cases():
+    fast = ("sampa", "bisam-tanh")
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in [*RECIPES, *UNIONS]]
+
+
+@pytest.mark.parametrize("name", graph_cases())
+def test_nothing_is_read_from_the_memory_of_a_replayed_pass(pair, name):
+    backend = Reusing()
+    models, opts = pair(name, backend, graphs=True)
+    reports = []
+    for opt in opts:
+        torch.manual_seed(0)
+        reports.append([opt.step(batch(t)) for t in range(EPOCH)])
+    assert backend.passes > EPOCH
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=0, atol=1e-9)
+    for mine, other in zip(*reports, strict=True):
+        torch.testing.assert_close((mine.loss, mine.outputs), (other.loss, other.outputs), rtol=0, atol=1e-9)
+
+
+def test_without_the_copies_it_would_be(pair):
+    models, (opt, _) = pair("sampa", Reusing())
+    reports = [opt.step(batch(t)) for t in range(2)]
+    assert reports[0].outputs.isnan().all()
+    assert any(p.isnan().any() for p in models[0].parameters())
 
 
 # ---------------------------------------------------------------------- memory format

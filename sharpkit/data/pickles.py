@@ -1,0 +1,64 @@
+"""Data in pickles, read without running code."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from sharpkit.data.images import unreadable
+from sharpkit.errors import one_line
+
+_ARRAY = np.empty(0)
+_RECONSTRUCT, _FROM_BUFFER = _ARRAY.__reduce_ex__(2)[0], _ARRAY.__reduce_ex__(5)[0]
+
+
+class _Bunch(dict[str, Any]):
+    """A dict, whatever attributes the stored one had."""
+
+    def __setstate__(self, state: object) -> None:
+        """Leave them out."""
+
+
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
+    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("sklearn.utils", "Bunch"): _Bunch,
+    ("sklearn.utils._bunch", "Bunch"): _Bunch,
+    ("sklearn.datasets.base", "Bunch"): _Bunch,
+}
+
+
+class _Data(pickle.Unpickler):
+    """Reads lists, dicts, strings, numbers and arrays, and refuses everything else, so that no file can run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which data have no use for")
+        return _ALLOWED[module, name]
+
+
+def unpickled(content: bytes, path: Path) -> dict[str, Any]:
+    """Return the dict in a pickle; strings of bytes that Python 2 wrote are read as Latin-1.
+
+    Args:
+        content: The pickle.
+        path: Where it comes from, for messages.
+
+    Raises:
+        InputError: If it is damaged, names anything but data, or holds no dict.
+    """
+    try:
+        found = _Data(io.BytesIO(content), encoding="latin1").load()
+    except Exception as error:  # a damaged pickle raises almost anything
+        raise unreadable(path, f"{type(error).__name__}: {one_line(error)}") from error
+    if not isinstance(found, dict):
+        raise unreadable(path, f"it holds {type(found).__name__} and no dict")
+    return cast("dict[str, Any]", found)
