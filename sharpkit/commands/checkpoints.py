@@ -6,14 +6,16 @@ import os
 import signal
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
+from sharpkit.commands.agreement import everywhere, stopped
 from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.engine import checkpoint
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained, load
-from sharpkit.errors import SharpkitError, UsageError
+from sharpkit.errors import RankError, SharpkitError, UsageError
 
 
 class Observer(Protocol):
@@ -68,24 +70,30 @@ def loaded(
     """
     names = list(dict.fromkeys(checkpoints))
     for number, name in enumerate(names, 1):
-        if stop.signal_number:
+        if stopped(stop):
             return
         told.begin(name, number, len(names))
         try:
-            trained = load(
-                Path(name),
-                part=config.split,
-                count=config.count,
-                seed=config.seed,
-                device=config.device,
-                data=config.data,
-                data_dir=config.data_dir,
-                model=config.model,
-            )
+            trained = everywhere(partial(_loaded, name, config))
+        except RankError:
+            raise
         except SharpkitError as error:
             _note(name, error, failed, told)
         else:
             yield name, trained
+
+
+def _loaded(name: str, config: CheckpointConfig) -> Trained:
+    return load(
+        Path(name),
+        part=config.split,
+        count=config.count,
+        seed=config.seed,
+        device=config.device,
+        data=config.data,
+        data_dir=config.data_dir,
+        model=config.model,
+    )
 
 
 def planned(checkpoints: Sequence[str], config: CheckpointConfig) -> list[dict[str, Any]]:
@@ -118,6 +126,8 @@ def noted(name: str, failed: dict[str, SharpkitError], told: Observer) -> Genera
     """Note what is wrong with a checkpoint, and go on with the next."""
     try:
         yield
+    except RankError:
+        raise
     except SharpkitError as error:
         _note(name, error, failed, told)
 

@@ -27,6 +27,7 @@ from sharpkit.core.task import Batch
 from sharpkit.data.part import drawn
 from sharpkit.diagnostics.gradient_difference import GradDiffResult, graddiff
 from sharpkit.diagnostics.relative import FINE, Grid, Tally
+from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 
 _COUNTS = ("entries", "counted", "zero", "both_zero", "denormal", "below_eps", "same", "negative", "below_floor")
@@ -74,6 +75,7 @@ def run(
             draw=partial(drawn, trained.samples),
             total=1 if whole else config.batches,
             watch=watch,
+            comm=current(),
         )
 
     form = Form(

@@ -22,6 +22,7 @@ from sharpkit.commands.measure import (
 from sharpkit.commands.result_files import Files
 from sharpkit.core.task import Batch
 from sharpkit.diagnostics.gradient_norms import GradNormResult, gradnorms
+from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 
 
@@ -60,6 +61,7 @@ def run(
             population=len(trained.samples),
             total=config.batches,
             watch=watch,
+            comm=current(),
         )
 
     def probe(trained: Trained) -> Batch:

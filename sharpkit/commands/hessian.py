@@ -14,6 +14,7 @@ from sharpkit.commands.result_files import Files
 from sharpkit.diagnostics.analysis import Wanted
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.spectrum import SpectrumResult, of_layers, of_problem
+from sharpkit.engine.ranks import current
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
 
@@ -81,11 +82,17 @@ def _of_one(trained: Trained, config: HessianConfig, stop: StopRequest, told: Ob
         "watch": watch,
     }
     with opened(
-        trained.model, trained.task, batches, params=config.params, bn_mode=config.bn_mode, dtype=DTYPES[config.dtype]
+        trained.model,
+        trained.task,
+        batches,
+        params=config.params,
+        bn_mode=config.bn_mode,
+        dtype=DTYPES[config.dtype],
+        comm=current(),
     ) as problem:
         whole = of_problem(problem, _wanted(config), **options)
         layers: dict[str, SpectrumResult] = {}
-        if config.per_layer and not stop.signal_number:
+        if config.per_layer and whole.complete:
             layers = of_layers(problem, _wanted(config, whole=False), **options)
     return Spectra(whole, layers)
 

@@ -18,8 +18,10 @@ from sharpkit.commands.result_files import drawn_if_possible, write_lines
 from sharpkit.diagnostics.landscape import landscape
 from sharpkit.diagnostics.landscape_result import LandscapeResult
 from sharpkit.engine.checkpoint import write_atomically
+from sharpkit.engine.ranks import current, join, on_first
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
+from sharpkit.errors import SharpkitError
 
 _ENDINGS = (*FIGURES, ".html", ".npz", ".csv")
 _BATCH, _STATISTICS, _PROBE = 2048, 256, 64
@@ -68,10 +70,15 @@ def run(
     checkpoints.check_arguments(names, out, _ENDINGS)  # before a store reads what is there
     told = observer or Quiet()
     names = list(dict.fromkeys(names))
-    common = None if out is None else Store(out.with_suffix(".npz"), names, overwrite=overwrite)
+    join(config.device)
+
+    def opened(path: Path, of: Sequence[str]) -> Store:
+        return on_first(lambda: Store(path, of, overwrite=overwrite))
+
+    common = None if out is None else opened(out.with_suffix(".npz"), names)
 
     def one(name: str, trained: Trained, stop: StopRequest) -> LandscapeResult:
-        store = common or Store(_stored(name, config), [name], overwrite=overwrite)
+        store = common or opened(_stored(name, config), [name])
         return _of_one(name, trained, config, store, stop, told)
 
     form = Form(
@@ -108,25 +115,37 @@ def _of_one(
     choose_threads(config, trained, probe, told)
     plane = plane_of(trained, config)
     smoothing = trained.config.smoothing
-    cells = store.cells(
-        name,
-        fingerprint(
-            trained.model,
-            batches,
-            plane,
-            bn_mode=f"recomputed {batches[0].size}" if recomputed else "eval",
-            amp=config.amp,
-            loss=f"cross-entropy, smoothing {smoothing:g}",
-        ),
+    cells = on_first(
+        lambda: store.cells(
+            name,
+            fingerprint(
+                trained.model,
+                batches,
+                plane,
+                bn_mode=f"recomputed {batches[0].size}" if recomputed else "eval",
+                amp=config.amp,
+                loss=f"cross-entropy, smoothing {smoothing:g}",
+            ),
+        )
     )
     if len(cells):
         told.note(f"{store.path}: goes on with {len(cells)} known points")
     x, y = axes_of(config, plane)
 
+    unwritten: list[SharpkitError] = []
+
     def watch(known: int, wanted: int, loss: float) -> bool:
         told.point(known, wanted, loss)
-        store.tick()
-        return not stop.signal_number
+        try:
+            store.tick()
+        except SharpkitError as error:  # told when all processes have stopped
+            unwritten.append(error)
+        return not (stop.signal_number or unwritten)
+
+    def written() -> None:
+        store.write()
+        if unwritten:
+            raise unwritten[0]
 
     try:
         result = landscape(
@@ -145,6 +164,7 @@ def _of_one(
             convex=config.convexity,
             cells=cells,
             watch=watch,
+            comm=current(),
         )
         result.mean_rise(config.radius)  # refuses a radius beyond the grid
         store.done(name, arrays_of(result))
@@ -153,8 +173,10 @@ def _of_one(
             told.note(f"{config.amp}: relative error of the loss up to {result.amp_error:.2g}, measured on some cells")
         if result.interpolation is not None and result.interpolation.accepted:
             told.note(interpolated(result))
-    finally:
+    except BaseException:
         store.write()
+        raise
+    on_first(written)
     return result
 
 

@@ -9,8 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sharpkit.commands.agreement import everywhere
 from sharpkit.commands.landscape_config import LandscapeConfig, Range
 from sharpkit.diagnostics.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
+from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 from sharpkit.engine.weights import read_weights
 from sharpkit.errors import UsageError
@@ -40,10 +42,10 @@ def plane_of(trained: Trained, config: LandscapeConfig) -> Plane:
         return random_plane(model, axes, norm=norm, ignore=ignore, seed=seed, orthogonal=config.orthogonal)
     if config.kind == "hessian":
         batches = trained.batches(_BATCH)
-        return hessian_plane(model, trained.task, batches, axes, norm=norm, ignore=ignore, seed=seed)
+        return hessian_plane(model, trained.task, batches, axes, norm=norm, ignore=ignore, seed=seed, comm=current())
     if config.kind == "pca":
-        return pca_plane(model, _run_of(trained.path), axes)
-    states = {name: read_weights(Path(name)) for name in config.others}
+        return pca_plane(model, everywhere(lambda: _run_of(trained.path)), axes)
+    states = everywhere(lambda: {name: read_weights(Path(name)) for name in config.others})
     return checkpoint_plane(model, states, orthogonal=config.orthogonal, buffers=config.bn_mode == "eval")
 
 

@@ -20,6 +20,7 @@ from sharpkit.diagnostics.cells import Cells
 from sharpkit.diagnostics.plane import Plane
 from sharpkit.engine import checkpoint
 from sharpkit.engine.checkpoint import write_atomically
+from sharpkit.engine.ranks import current
 from sharpkit.errors import InputError, one_line
 
 FORMAT = "sharpkit.landscape/1"
@@ -62,7 +63,7 @@ def _digest(values: Iterable[Tensor]) -> str:
 
 
 class Store:
-    """The .npz file of the surfaces of one call.
+    """The .npz file of the surfaces of one call; of several processes the first one writes it.
 
     Args:
         path: Where it is.
@@ -112,6 +113,8 @@ class Store:
 
     def write(self) -> Path:
         """Write everything that is known, whole or not at all; what other surfaces were there is kept."""
+        if current().rank:
+            return self.path
         arrays: dict[str, Any] = {"format": FORMAT}
         prints = {**{key: print_ for key, (print_, _) in self._found.items()}, **self._prints}
         keys = list(prints)

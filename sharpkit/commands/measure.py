@@ -11,11 +11,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from sharpkit.commands import checkpoints
+from sharpkit.commands.agreement import stopped
 from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.commands.checkpoints import loaded, noted
 from sharpkit.commands.figure_files import FIGURES
 from sharpkit.core.task import Batch
-from sharpkit.engine import rundir, runtime
+from sharpkit.engine import ranks, rundir, runtime
 from sharpkit.engine.documents import document
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
@@ -128,6 +129,9 @@ def measure(
 ) -> Measured[R]:
     """Measure checkpoints and write what was found to files.
 
+    Several processes, where torchrun or Slurm started them, measure each checkpoint together. The first one writes, and
+    all return the same.
+
     Args:
         form: How results are written.
         names: Checkpoint files or run directories.
@@ -141,6 +145,7 @@ def measure(
         SharpkitError: As the errors of `sharpkit.errors` say; of several checkpoints only if all fail.
     """
     checkpoints.check_arguments(names, out, form.endings)
+    comm = ranks.join(config.device)
     start = time.perf_counter()
     results: dict[str, R] = {}
     failed: dict[str, SharpkitError] = {}
@@ -151,9 +156,10 @@ def measure(
             with noted(name, failed, told):
                 results[name] = one(name, trained, stop)
                 env = rundir.environment(trained.device)
+        signal_number = stopped(stop)
     if not results:
         raise next(iter(failed.values()))
-    files, warnings = form.write(results, out, plot)
+    files, warnings = ranks.on_first(lambda: form.write(results, out, plot))
     warnings += [f"{name}: {note}" for name, result in results.items() for note in form.notes(result)]
     work = [form.work(result) for result in results.values()]
     return Measured(
@@ -161,13 +167,13 @@ def measure(
         results=results,
         failed=failed,
         files=[str(file) for file in files],
-        signal_number=int(stop.signal_number),
+        signal_number=signal_number,
         args={"checkpoints": list(names), **asdict(config)},
         env=env,
         cost={
             **{key: float(sum(took[key] for took in work)) for key in work[0]},
             "wall_s": round(time.perf_counter() - start, 3),
-            "peak_mb": round(runtime.peak_mb(torch.device(env["device"])), 1),
+            "peak_mb": round(max(comm.objects(runtime.peak_mb(torch.device(env["device"])))), 1),
         },
         warnings=warnings,
     )

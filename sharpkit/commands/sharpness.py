@@ -22,6 +22,7 @@ from sharpkit.commands.result_files import Files
 from sharpkit.commands.sharpness_config import SharpnessConfig
 from sharpkit.core.task import Batch
 from sharpkit.diagnostics.sharpness import SharpnessResult, sharpness
+from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 
 
@@ -57,6 +58,7 @@ def run(
             dtype=DTYPES[config.dtype],
             seed=config.seed,
             watch=watch,
+            comm=current(),
         )
 
     def probe(trained: Trained) -> Batch:

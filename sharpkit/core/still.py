@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sharpkit.core import vec
 from sharpkit.core.base import owners, trainable
-from sharpkit.core.comm import ALONE
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.memory import Memory
 from sharpkit.core.needs import check_needs
 from sharpkit.core.oracle import Oracle
@@ -50,6 +50,7 @@ class Still:
         accumulate: Micro-batches a batch is cut into.
         seed: Of the rule's own random choices.
         draw: `(count, generator) -> (inputs, targets)`, training samples for rules that look at more than the batch.
+        comm: The ranks that a batch with `parts` lies on; gradients are those of all its samples.
 
     Raises:
         UsageError: If the rule does not perturb, or climbs what an earlier step left.
@@ -64,6 +65,7 @@ class Still:
         accumulate: int = 1,
         seed: int = 0,
         draw: Draw | None = None,
+        comm: Comm = ALONE,
     ) -> None:
         if rule.never:
             raise UsageError(f"{rule.name} never perturbs, so there is no second gradient", "use sam")
@@ -80,7 +82,7 @@ class Still:
             as_task(model, loss),
             model,
             self.params,
-            comm=ALONE,
+            comm=comm,
             precision=Precision("off", self.params[0].device),
             accumulate=accumulate,
             update_buffers=frozenset(),
@@ -96,7 +98,12 @@ class Still:
             self.rule.masks,
             self.rule.ascent_loss,
             draw=draw,
+            ranks=comm,
         )
+
+    def reseed(self, seed: int) -> None:
+        """Begin the rule's random choices anew."""
+        self._around.generator.manual_seed(seed)
 
     def step(self, batch: Any) -> Step:
         """Return the step that a batch would be, shown to the masks; nothing is evaluated."""

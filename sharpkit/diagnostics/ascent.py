@@ -117,12 +117,12 @@ def climb(
     """
     u = vec.zeros_like(step.params) if start is None else start
     best = step.here if start is None else step.at(ball.times(u))
-    loss = _read(best)
+    loss = _read(step, best)
     eta, made, stalled = 1.0, 0, False
     while made < steps and not stalled:
         ahead = ball.inside(vec.add(u, ball.uphill(best.grad), alpha=eta * ball.radius))
         there = step.at(ball.times(ahead))
-        value = _read(there)
+        value = _read(step, there)
         made += 1
         if value > loss:
             u, best, loss, eta = ahead, there, value, min(_LONGEST, eta * _GROW)
@@ -139,8 +139,8 @@ def mean(losses: Tensor) -> float:
     return float(losses.to(wide(losses.device)).mean())
 
 
-def _read(point: Point) -> float:
+def _read(step: Step, point: Point) -> float:
     """Return the loss at a point, and have its gradient from the same pass; minus infinity where it is no number."""
     _ = point.grad
-    value = mean(point.losses)
+    value = mean(step.gathered(point.losses))
     return -math.inf if math.isnan(value) else value

@@ -42,7 +42,8 @@ def arpack(operator: Operator, top: int, *, bottom: int, tol: float, seed: int) 
         raise UsageError(f"ARPACK finds fewer than {operator.size} eigenvalues of this matrix", "use --backend lanczos")
 
     def product(vector: Any) -> Any:
-        flat = torch.from_numpy(np.ascontiguousarray(vector.ravel())).to(operator.device, operator.dtype)
+        flat = torch.from_numpy(np.array(vector.ravel())).to(operator.device, operator.dtype)
+        operator.comm.broadcast_([flat])  # ranks on unlike machines round differently, and shall multiply by the same
         return operator.product(flat).double().cpu().numpy()
 
     linear = solver.LinearOperator((operator.size, operator.size), product, dtype=np.float64)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from sharpkit.core.comm import Comm
 from sharpkit.diagnostics.surface import Cell, Point
 
 Array = NDArray[np.float64]
@@ -42,6 +43,13 @@ class Cells:
     def add(self, point: Point, cell: Cell) -> None:
         """Keep what is known of a point."""
         self._held[_key(point)] = (point, cell)
+
+    def share(self, comm: Comm) -> None:
+        """Add what other ranks know; of a point that several know, what the first of them does."""
+        if comm.size == 1:
+            return
+        for points, values in reversed(comm.objects(self.arrays())):
+            self._held |= Cells(points, values)._held
 
     def arrays(self) -> tuple[Array, Array]:
         """Return points (M, 2) and values (M, 3), in the order in which they came."""

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from sharpkit.core import vec
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import LossFunction, Task
 from sharpkit.diagnostics.cells import Cells
 from sharpkit.diagnostics.operators import Curvature
@@ -71,22 +71,23 @@ def _scale(value: float) -> float:
 
 
 def exact_slopes(
-    model: nn.Module, loss: LossFunction | Task, batches: Sequence[Any], plane: Plane
+    model: nn.Module, loss: LossFunction | Task, batches: Sequence[Any], plane: Plane, comm: Comm = ALONE
 ) -> tuple[Slope, ...]:
     """Return slope and curvature at w along every axis, by one gradient and one product with the Hessian each.
+
+    Args:
+        model: At w.
+        loss: As for `hessian`.
+        batches: As for `hessian`.
+        plane: Of directions.
+        comm: The ranks that share the samples.
 
     Raises:
         InputError: If the loss has no second derivative.
     """
-    with opened(model, loss, batches) as problem:
-        total = vec.zeros_like(problem.params)
-        for batch in problem.batches:
-            grads = torch.autograd.grad(
-                problem.losses(batch).sum() / problem.samples, problem.params, allow_unused=True, materialize_grads=True
-            )
-            vec.add_(total, grads)
+    with opened(model, loss, batches, comm=comm) as problem:
         operator = Curvature(problem, products="autograd")
-        gradient, found = vec.flatten(total), list[Slope]()
+        gradient, found = problem.gradient(), list[Slope]()
         for axis in plane.axes:
             flat = vec.flatten(axis).to(gradient)
             found.append(Slope(float(dot(gradient, flat)), float(dot(operator.product(flat), flat))))

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import LossFunction, Task
 from sharpkit.diagnostics.displaced import displaced
 from sharpkit.diagnostics.plane import Plane
@@ -58,6 +59,7 @@ def convexity(
     tol: float = 1e-2,
     seed: int = 0,
     watch: Callable[[int, int], bool] | None = None,
+    comm: Comm = ALONE,
 ) -> Convexity:
     """Return the smallest and largest eigenvalue of the Hessian at w + a d1 + b d2 for every b and a.
 
@@ -70,7 +72,8 @@ def convexity(
         ys: Along d2.
         tol: Residual, relative to the eigenvalue.
         seed: Of Lanczos.
-        watch: `(points done, points wanted) -> go on?`; the rest is NaN if not.
+        watch: `(points done, points wanted) -> go on?`, the same on all ranks; the rest is NaN if not.
+        comm: The ranks that share the samples.
     """
     given = list(batches)
     shape = len(ys), len(xs)
@@ -81,7 +84,7 @@ def convexity(
         for number, (j, i) in enumerate(cells, 1):
             moved.move(xs[i], ys[j])
             try:
-                found = hessian(model, loss, given, top=1, bottom=1, tol=tol, seed=seed, verify=False)
+                found = hessian(model, loss, given, top=1, bottom=1, tol=tol, seed=seed, verify=False, comm=comm)
             except DivergedError:
                 continue
             assert found.smallest is not None

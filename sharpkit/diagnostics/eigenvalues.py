@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,7 +143,7 @@ def eigenpairs(
         checked = np.hypot(residuals, _beside(lanczos, ritz, which, vectors))
         each = bool(((checked > allowed) & (residuals <= allowed)).any())
         residuals = checked
-    if each:
+    if operator.comm.agreed(each):
         for i, vector in enumerate(vectors):
             image, errors[i] = _observed(operator, vector, error_bars)
             residuals[i] = float(reductions.norm(image - vector * values[i]))
@@ -167,16 +167,20 @@ def _observed(operator: Operator, vector: Tensor, error_bars: bool) -> tuple[Ten
     """Return A v and the standard error of v^T A v over the pieces of the samples."""
     if not error_bars:
         return operator.product(vector), math.nan
-    operator.products += 1
-    total = torch.zeros_like(vector)
-    shares: list[float] = []
-    quotients: list[float] = []
-    for share, _, image in operator.terms(lambda: vector):
-        total += image
-        shares.append(share)
-        quotients.append(float(reductions.dot(vector, image)) / share)
-    if len(shares) < 2:
+    here = dict[int, tuple[float, float]]()
+
+    def images() -> Iterator[Tensor]:
+        for term in operator.terms(lambda used=True: vector):
+            here[term.number] = term.share, float(reductions.dot(vector, term.image))
+            yield term.image
+
+    total = operator.summed(images())
+    everywhere = operator.comm.objects(here)
+    terms = sorted({number for found in everywhere for number in found})
+    if len(terms) < 2:
         return total, math.nan
-    weights, seen = np.array(shares), np.array(quotients)
+    pairs = [[sum(part) for part in zip(*(f[n] for f in everywhere if n in f), strict=True)] for n in terms]
+    weights = np.array([share for share, _ in pairs])
+    seen = np.array([image for _, image in pairs]) / weights
     spread = weights @ (seen - weights @ seen) ** 2 / (len(seen) - 1)
     return total, float(np.sqrt(spread))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharpkit.core import vec
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.rule import Rule
 from sharpkit.core.step import Draw
 from sharpkit.core.still import Look, Still
@@ -24,6 +25,7 @@ from sharpkit.diagnostics.modes import in_mode
 from sharpkit.diagnostics.problem import BnMode, cast_batch
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.relative import Counter, Grid, Tally
+from sharpkit.diagnostics.sharing import gathered, require_alike, rounds, seed_of, spread, unanimous
 from sharpkit.errors import DivergedError, UsageError, check_range
 from sharpkit.recipes.grammar import parse
 
@@ -133,6 +135,7 @@ def graddiff(
     draw: Draw | None = None,
     total: int | None = None,
     watch: Watch | None = None,
+    comm: Comm = ALONE,
 ) -> GradDiffResult:
     """Return the distribution of r = log(|g_SAM - g_SGD| / |g_SGD|) over the parameters.
 
@@ -151,10 +154,12 @@ def graddiff(
         dropout: Whether dropout acts; both gradients have the same masks.
         dtype: torch.float64 computes in double precision; None in the model's type.
         accumulate: Micro-batches a batch is cut into.
-        seed: Of the rule's own random choices, and of dropout.
+        seed: Of the rule's own random choices, and of dropout, for every batch anew.
         draw: `(count, generator) -> (inputs, targets)`, training samples for rules that look at more than the batch.
         total: How many batches there are, where they do not say; None counts them.
-        watch: Called after every batch.
+        watch: Called after every batch, of several ranks after one of each.
+        comm: Ranks that take the batches in turn, or share the samples of a single one. All are given the same model
+            and batches, and return the same.
 
     Raises:
         UsageError: If a value is not allowed, or the rule has no perturbation of its own.
@@ -167,33 +172,47 @@ def graddiff(
     expected = len(batches) if isinstance(batches, list) else total or 0
     grid = grid or Grid()
     with in_mode(model, bn_mode, dropout=dropout, dtype=dtype):
-        torch.manual_seed(seed)
-        still = Still(
-            model, loss, parse(rule) if isinstance(rule, str) else rule, accumulate=accumulate, seed=seed, draw=draw
-        )
-        counter = Counter(len(still.params), grid, eps, still.params[0].device)
-        before, rows, samples = counter.negatives, list[Tensor](), 0
-        for done, given in enumerate(batches, 1):
-            batch = Batch.of(given) if dtype is None else cast_batch(Batch.of(given), dtype)
-            samples = max(samples, batch.size)
-            look = still.look(batch)
-            counter.add(look.grad, look.perturbed)
-            now = counter.negatives
-            rows.append(torch.cat([(now - before).to(wide(now.device)), _sizes(look)]))
-            before = now
+        parsed = parse(rule) if isinstance(rule, str) else rule
+        device = next(model.parameters()).device
+        watch = unanimous(watch, comm, device)
+        turns, within = comm, ALONE
+        if expected == 1 and not dropout and (parsed.shards or 1) == 1:
+            (single,) = [Batch.of(batch) for batch in batches]
+            require_alike(model, [single], comm)
+            batch, accumulate = spread(single, accumulate, comm, whole=bn_mode == "train")
+            batches, turns, within = [batch], ALONE, comm
+        still = Still(model, loss, parsed, accumulate=accumulate, seed=seed, draw=draw, comm=within)
+        counter = Counter(len(still.params), grid, eps, device)
+        before, rows, samples, done = counter.negatives, list[Tensor](), 0, 0
+        for first, group in rounds(batches, turns.size):
+            given = [Batch.of(batch) for batch in group]
+            if first == 0:
+                require_alike(model, given, turns)
+            samples = max(samples, *(batch.count for batch in given))
+            if turns.rank < len(given):
+                number, batch = first + turns.rank, given[turns.rank]
+                torch.manual_seed(seed_of(seed, number))
+                still.reseed(seed_of(seed, number))
+                look = still.look(batch if dtype is None else cast_batch(batch, dtype))
+                counter.add(look.grad, look.perturbed)
+                now = counter.negatives
+                rows.append(torch.cat([(now - before).to(wide(now.device)), _sizes(look)]))
+                before = now
+            done = first + len(given)
             if watch is not None and not watch(done, expected):
                 break
+        counter.sum(turns)
         tallies, bad = counter.read()
+        table = gathered(rows, torch.zeros(7, dtype=wide(device), device=device), done, turns).cpu().numpy()
         kinds = [
             f"{type(owner).__name__}.{name.rpartition('.')[2]}"
             for name, owner in zip(still.names, still.owners, strict=True)
         ]
         kind = str(still.params[0].dtype).removeprefix("torch.")
-    if not rows:
+    if not done:
         raise UsageError("there is no batch, at least one is needed", "give a list of (inputs, targets)")
     if bad:
         raise DivergedError(f"{bad} entries of the gradients are not finite", "give a model that has not diverged")
-    table = torch.stack(rows).cpu().numpy()
     with np.errstate(invalid="ignore"):
         fractions = table[:, 0] / table[:, 1]
     return GradDiffResult(
@@ -214,7 +233,7 @@ def graddiff(
         dropout=dropout,
         dtype=kind,
         seconds=time.perf_counter() - start,
-        complete=len(rows) == expected,
+        complete=done == expected,
     )
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.still import Still
 from sharpkit.core.task import Batch, LossFunction, Task
 from sharpkit.core.vec import Vec
@@ -21,6 +22,7 @@ from sharpkit.diagnostics.modes import in_mode
 from sharpkit.diagnostics.normality import Normality, normality
 from sharpkit.diagnostics.problem import BnMode, cast_batch
 from sharpkit.diagnostics.reductions import wide
+from sharpkit.diagnostics.sharing import gathered, require_alike, rounds, seed_of, unanimous
 from sharpkit.errors import DivergedError, UsageError
 from sharpkit.recipes.sam import sam
 
@@ -91,6 +93,7 @@ def gradnorms(
     population: int | None = None,
     total: int | None = None,
     watch: Watch | None = None,
+    comm: Comm = ALONE,
 ) -> GradNormResult:
     """Return |grad L(B)|^2 of batches at the weights that the model holds.
 
@@ -107,10 +110,11 @@ def gradnorms(
         dropout: Whether dropout acts.
         dtype: torch.float64 computes in double precision; None in the model's type.
         accumulate: Micro-batches a batch is cut into.
-        seed: Of dropout, and of the simulated run of AE-SAM.
+        seed: Of dropout, for every batch anew, and of the simulated run of AE-SAM.
         population: How many samples the batches are drawn from, for the record.
         total: How many batches there are, where they do not say; None counts them.
-        watch: Called after every batch.
+        watch: Called after every batch, of several ranks after one of each.
+        comm: Ranks that take the batches in turn. All are given the same model and batches, and return the same.
 
     Raises:
         UsageError: If there is no batch, or they are of different sizes.
@@ -121,27 +125,35 @@ def gradnorms(
         batches = list(batches)
         total = len(batches)
     with in_mode(model, bn_mode, dropout=dropout, dtype=dtype):
-        torch.manual_seed(seed)
         still = Still(model, loss, sam(), accumulate=accumulate)
-        pairs, sizes = list[Tensor](), set[int]()
-        for done, given in enumerate(batches, 1):
-            batch = Batch.of(given) if dtype is None else cast_batch(Batch.of(given), dtype)
-            mean, grad = still.gradient(batch)
-            square = squared_norm(grad)
-            pairs.append(torch.stack([square, mean.to(square.dtype)]))
-            sizes.add(batch.size)
+        device = still.params[0].device
+        watch = unanimous(watch, comm, device)
+        pairs, sizes, done = list[Tensor](), set[int](), 0
+        for first, group in rounds(batches, comm.size):
+            given = [Batch.of(batch) for batch in group]
+            if first == 0:
+                require_alike(model, given, comm)
+            if comm.rank < len(given):
+                torch.manual_seed(seed_of(seed, first + comm.rank))
+                batch = given[comm.rank]
+                mean, grad = still.gradient(batch if dtype is None else cast_batch(batch, dtype))
+                square = squared_norm(grad)
+                pairs.append(torch.stack([square, mean.to(square.dtype)]))
+            sizes.update(batch.size for batch in given)
+            done = first + len(given)
             if watch is not None and not watch(done, total):
                 break
+        table = gathered(pairs, torch.zeros(2, dtype=wide(device), device=device), done, comm)
         kind = str(still.params[0].dtype).removeprefix("torch.")
     if len(sizes) != 1:
         given = "there is no batch" if not sizes else f"batches have {min(sizes)} to {max(sizes)} samples"
         raise UsageError(f"{given}, allowed are some of one size", "the norm depends on the size")
-    table = torch.stack(pairs).cpu().numpy().astype(np.float64)
-    if not np.isfinite(table).all():
+    values = table.cpu().numpy().astype(np.float64)
+    if not np.isfinite(values).all():
         raise DivergedError("a gradient is not finite", "give a model that has not diverged")
     return GradNormResult(
-        values=table[:, 0],
-        losses=table[:, 1],
+        values=values[:, 0],
+        losses=values[:, 1],
         samples=sizes.pop(),
         population=population,
         parameters=sum(p.numel() for p in still.params),
@@ -153,7 +165,7 @@ def gradnorms(
         dropout=dropout,
         dtype=kind,
         seconds=time.perf_counter() - start,
-        complete=len(pairs) == total,
+        complete=done == total,
     )
 
 

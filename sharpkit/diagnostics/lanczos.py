@@ -45,6 +45,9 @@ class Lanczos:
     twice. A basis that may not grow is shrunk to its best Ritz vectors (thick restart: Wu and Simon, 2000). A step
     waits for nothing on the device; `ritz` does.
 
+    Several ranks share the products and build the same basis, each its own copy. New vectors and Ritz pairs are those
+    of rank 0, for machines that round differently would drift apart, and decide differently.
+
     Args:
         operator: A.
         rows: The largest number of basis vectors, at least 2 + block.
@@ -83,6 +86,7 @@ class Lanczos:
             for i in range(1, self.block):
                 reductions.orthogonalise_(self._vectors[i], self._vectors[:i])
                 self._vectors[i] /= reductions.norm(self._vectors[i])
+        operator.comm.broadcast_([self._vectors[: self.block]])
 
     @property
     def basis(self) -> Tensor:
@@ -140,13 +144,15 @@ class Lanczos:
         # Once more: what is left may be so short that rounding has turned it.
         reductions.orthogonalise_(self._vectors[filled], self._vectors[:filled])
         self._vectors[filled] /= reductions.norm(self._vectors[filled])
+        self.operator.comm.broadcast_([self._vectors[filled]])
 
     def ritz(self) -> Ritz:
         """Return the Ritz pairs of the basis."""
         values, weights = np.linalg.eigh(self.projected)
         values, weights = values[::-1].copy(), weights[:, ::-1].copy()
         bounds = np.linalg.norm(self.coupling @ weights, axis=0)
-        return Ritz(values, weights, bounds, max(float(self._norm), float(np.abs(values).max(initial=0.0))))
+        norm = max(float(self._norm), float(np.abs(values).max(initial=0.0)))
+        return self.operator.comm.agreed(Ritz(values, weights, bounds, norm))
 
     def vectors(self, ritz: Ritz, which: list[int]) -> Tensor:
         """Return Ritz vectors of unit length, (k, P)."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import nn
 
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.precision import Mode
 from sharpkit.core.task import Batch, LossFunction, Task
 from sharpkit.diagnostics.cells import Cells
@@ -21,6 +22,7 @@ from sharpkit.diagnostics.directions import Ignore, Norm
 from sharpkit.diagnostics.filling import Filling, Watch
 from sharpkit.diagnostics.landscape_result import LandscapeResult
 from sharpkit.diagnostics.plane import Plane, random_plane
+from sharpkit.diagnostics.sharing import unanimous
 from sharpkit.diagnostics.surface import BnMode, Surface, cut, opened_surface
 from sharpkit.errors import InputError, UsageError, check_range
 
@@ -55,6 +57,7 @@ def landscape(
     convex: int = 0,
     cells: Cells | None = None,
     watch: Watch | None = None,
+    comm: Comm = ALONE,
 ) -> LandscapeResult:
     """Return the mean loss of the samples over the plane w + a d1 + b d2 (Li et al. 2018).
 
@@ -80,7 +83,9 @@ def landscape(
         adaptive_scale: `log loss` compares logarithms, as a picture with a logarithmic scale needs it.
         convex: Points along each axis at which the extreme eigenvalues of the Hessian are computed too; costly.
         cells: Points that are known already; gets those that are evaluated, as they come.
-        watch: Called after every point; may stop it, and what is there then is returned.
+        watch: Called after every point; may stop it, on any rank, and what is there then is returned.
+        comm: Ranks that share the samples of every point. All are given the same model, batches and plane, and return
+            the same; points that one of them knows are known to all.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -102,10 +107,12 @@ def landscape(
             "give y for a surface, and None for a profile",
         )
     held = Cells() if cells is None else cells
+    held.share(comm)
+    watch = unanimous(watch, comm, next(model.parameters()).device)
     before, missing = len(held), held.missing(xs, ys)
-    exact, notes = _derivatives(model, loss, pieces, plane) if check and bn_mode == "eval" else ((), [])
+    exact, notes = _derivatives(model, loss, pieces, plane, comm) if check and bn_mode == "eval" else ((), [])
     with opened_surface(
-        model, loss, given, plane, bn_mode=bn_mode, amp=amp, chunk=chunk, points=len(missing)
+        model, loss, given, plane, bn_mode=bn_mode, amp=amp, chunk=chunk, points=len(missing), comm=comm
     ) as surface:
         held.add((0.0, 0.0), surface.centre)
         checked = _checked(surface, exact, (xs, ys)[:axes])
@@ -115,7 +122,7 @@ def landscape(
     convexity = None
     if convex and not filling.stopped:
         places = [np.linspace(v[0], v[-1], min(convex, len(v))).tolist() for v in (xs, ys)]
-        convexity = convexity_of(model, loss, pieces, plane, *places, watch=_told(watch))
+        convexity = convexity_of(model, loss, pieces, plane, *places, watch=_told(watch), comm=comm)
     if filling.interpolation is not None and not filling.interpolation.accepted:
         notes.append(f"the whole grid was evaluated: {filling.interpolation.reason}")
     return LandscapeResult(
@@ -147,13 +154,13 @@ def landscape(
 
 
 def _derivatives(
-    model: nn.Module, loss: LossFunction | Task, batches: Sequence[Batch], plane: Plane
+    model: nn.Module, loss: LossFunction | Task, batches: Sequence[Batch], plane: Plane, comm: Comm
 ) -> tuple[tuple[Slope, ...], list[str]]:
     """Return slopes and curvatures at the centre, or why there are none; buffers that move have no derivative here."""
     if plane.buffers:
         return (), []
     try:
-        return exact_slopes(model, loss, batches, plane), []
+        return exact_slopes(model, loss, batches, plane, comm), []
     except InputError as error:
         return (), [f"the centre was not checked against derivatives: {error.message}"]
 

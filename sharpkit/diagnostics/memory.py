@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from sharpkit.core.comm import ALONE, Comm
 
 _FALLBACK = 4 * 2**30
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def available(device: torch.device) -> int:
-    """Return the bytes that are free on a device, within the limits of a container."""
+def available(device: torch.device, comm: Comm = ALONE) -> int:
+    """Return the bytes that are free on a device, within the limits of a container; this rank's part of them."""
+    if comm.size > 1:
+        places = comm.objects((platform.node(), _name(device)))
+        return available(device) // places.count(places[comm.rank])
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = _FALLBACK
@@ -30,6 +37,13 @@ def available(device: torch.device) -> int:
     except (OSError, StopIteration, ValueError):
         pass
     return max(free, 0)
+
+
+def _name(device: torch.device) -> str:
+    if device.type != "cuda":
+        return device.type
+    cuda: Any = torch.cuda  # whose annotations lack it
+    return str(cuda.get_device_properties(device).uuid)
 
 
 class Held:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from itertools import groupby
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import Batch
 from sharpkit.diagnostics import memory
 from sharpkit.diagnostics.differences import GradientDifference
@@ -32,9 +34,18 @@ _REUSE = 0.25
 """The part of the budget that one graph that is built anew may take; its product needs as much again, and more."""
 
 
-class Term(NamedTuple):
-    """A_j v_j of one term of A = sum_j A_j, with the term's share of the samples."""
+class Draw(Protocol):
+    """Gives a term its vector, (P,); a term that is not on this rank draws too, so that all draw the same."""
 
+    def __call__(self, used: bool = True) -> Tensor:
+        """Return the vector; unless it is used, any."""
+        ...
+
+
+class Term(NamedTuple):
+    """A_j v_j of one term of A = sum_j A_j, as far as its samples are on this rank, with their share of all samples."""
+
+    number: int
     share: float
     vector: Tensor
     image: Tensor
@@ -47,29 +58,40 @@ class Operator(ABC):
         size: Rows P.
         dtype: The type of vectors.
         device: Where vectors are.
+        comm: The ranks that the terms are on.
     """
 
-    def __init__(self, size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, size: int, dtype: torch.dtype, device: torch.device, comm: Comm = ALONE) -> None:
+        self.comm = comm
         self.size = size
         self.dtype = dtype
         self.device = device
         self.products = 0
 
     @abstractmethod
-    def terms(self, draw: Callable[[], Tensor]) -> Iterator[Term]:
-        """Yield A_j v_j, (P,), for every term of A = sum_j A_j, each with a vector of its own that is drawn for it."""
+    def terms(self, draw: Draw) -> Iterator[Term]:
+        """Yield A_j v_j, (P,), for every term of A = sum_j A_j, each with a vector of its own that is drawn for it.
+
+        The terms are the same on any number of ranks; what they yield adds up over the ranks.
+        """
 
     def lead(self) -> Tensor | None:
         """Return a vector, (P,), that is rich in the leading eigenvectors, if one is known; of any length."""
         return None
 
     def product(self, vector: Tensor) -> Tensor:
-        """Return A v, (P,), of a flat vector (P,)."""
+        """Return A v, (P,), of a flat vector (P,), the same on all ranks."""
+        return self.summed(term.image for term in self.terms(lambda used=True: vector))
+
+    def summed(self, images: Iterable[Tensor]) -> Tensor:
+        """Return the sum, (P,), of the images of all terms, over all ranks; they are not used afterwards."""
         self.products += 1
         total: Tensor | None = None
-        for term in self.terms(lambda: vector):
-            total = term.image if total is None else total.add_(term.image)
-        assert total is not None
+        for image in images:
+            total = image if total is None else total.add_(image)
+        if total is None:
+            total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        self.comm.sum_([total])
         return total
 
 
@@ -84,16 +106,17 @@ class Matrix(Operator):
         super().__init__(entries.shape[0], entries.dtype, entries.device)
         self._entries = entries
 
-    def terms(self, draw: Callable[[], Tensor]) -> Iterator[Term]:
+    def terms(self, draw: Draw) -> Iterator[Term]:
         """Yield A v; there is one term."""
         vector = draw()
-        yield Term(1.0, vector, self._entries @ vector)
+        yield Term(0, 1.0, vector, self._entries @ vector)
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Samples whose graph is in memory, or is built anew for every product."""
+    """Samples of a term whose graph is in memory, or is built anew for every product."""
 
+    term: int
     batch: Batch
     graph: Graph | None
 
@@ -105,13 +128,14 @@ class Curvature(Operator):
     of the outputs f (Schraudolph, 2002); `fisher` is 1/N sum_i g_i g_i^T with the gradients g_i of single samples.
     With a weight decay lambda the matrix gets lambda I added.
 
-    Graphs of autograd are kept from product to product as long as they fit the memory; the others are built anew.
+    The terms are the problem's batches. Graphs of autograd are kept from product to product as long as they fit the
+    memory; the others are built anew.
 
     Args:
-        problem: What is differentiated; it must stay open.
+        problem: What is differentiated; it must stay open. Each of its ranks multiplies by the terms of its samples.
         kind: Which matrix.
         weight_decay: lambda.
-        memory_bytes: For graphs; None takes half of what is free.
+        memory_bytes: For graphs, on each rank; None takes half of what is free.
         products: `auto` takes finite differences where autograd has no second derivative, and notes it.
     """
 
@@ -130,7 +154,7 @@ class Curvature(Operator):
             raise UsageError(f"hvp is {products!r}, allowed are {', '.join(get_args(Products))}", "use auto")
         if products == "fd" and kind != "hessian":
             raise UsageError(f"hvp is fd and the matrix is {kind}, allowed is hessian", "use --hvp autograd")
-        super().__init__(problem.size, problem.dtype, problem.device)
+        super().__init__(problem.size, problem.dtype, problem.device, problem.comm)
         self.notes: list[str] = []
         self.graph_bytes = 0
         self._problem = problem
@@ -139,17 +163,17 @@ class Curvature(Operator):
         self._decay = weight_decay
         self._allowed = products
         self._differences = GradientDifference(problem) if products == "fd" else None
-        self._budget = memory.available(problem.device) // 2 if memory_bytes is None else memory_bytes
+        self._budget = memory.available(problem.device, problem.comm) // 2 if memory_bytes is None else memory_bytes
         self._buffers = Buffers.of(problem.model)
         self._pieces: list[_Piece] | None = None
+        self._kept = self._built = 0
 
     @property
     def how(self) -> str:
         """How products are made, in words."""
         if self._differences is not None:
             return f"finite differences, relative error about {self._differences.error:.1e}"
-        kept = sum(piece.graph is not None for piece in self._pieces or ())
-        return f"autograd, {kept} of {len(self._pieces or ())} graphs kept"
+        return f"autograd, {self._kept} of {self._built} graphs kept"
 
     def lead(self) -> Tensor:
         """Return the gradient of L, which lies for the most part in a few leading eigenvectors.
@@ -160,34 +184,45 @@ class Curvature(Operator):
         self._buffers.put_back()
         return gradient
 
-    def terms(self, draw: Callable[[], Tensor]) -> Iterator[Term]:
-        """Yield A_j v_j for every piece of the samples, weighted by its share of them."""
-        problem = self._problem
-        vector = draw()
+    def terms(self, draw: Draw) -> Iterator[Term]:
+        """Yield A_j v_j for every batch j that has samples here, weighted by their share of all samples."""
         if self._differences is None:
-            self._prepare(vector)
+            self._prepare()
         if self._differences is not None:
-            yield Term(1.0, vector, self._decayed(self._differences.product(vector), vector, 1.0))
+            vector = draw()
+            image = self._decayed(self._differences.product(vector), vector, 1.0)
+            if self.comm.rank == 0:  # what all ranks found together, once
+                yield Term(0, 1.0, vector, image)
             return
         assert self._pieces is not None
-        for i, piece in enumerate(self._pieces):
-            vector = draw() if i else vector
-            share = piece.batch.size / problem.samples
+        mine = {number: list(group) for number, group in groupby(self._pieces, lambda piece: piece.term)}
+        for number in range(len(self._problem.batches)):
+            vector = draw(number in mine)
+            if number in mine:
+                share = sum(piece.batch.size for piece in mine[number]) / self._problem.samples
+                yield Term(number, share, vector, self._decayed(self._times(mine[number], vector), vector, share))
+
+    def _times(self, pieces: Sequence[_Piece], vector: Tensor) -> Tensor:
+        """Return the sum over the pieces of a term of their products with a vector."""
+        problem, total = self._problem, None
+        for piece in pieces:
             graph = piece.graph or self._build(problem, piece.batch)
             image = vec.flatten(graph(vec.unflatten(vector, problem.params), piece.graph is not None))
+            total = image if total is None else total.add_(image)
             if problem.bn_mode == "train":
                 self._buffers.put_back()
-            yield Term(share, vector, self._decayed(image, vector, share))
+        assert total is not None
+        return total
 
     def _decayed(self, part: Tensor, vector: Tensor, share: float) -> Tensor:
         return part.add_(vector, alpha=share * self._decay) if self._decay else part
 
-    def _prepare(self, vector: Tensor) -> None:
+    def _prepare(self) -> None:
         """Measure a graph, cut the samples to what fits, and keep as many graphs as fit."""
         if self._pieces is not None:
             return
         try:
-            self._pieces = self._planned(vec.unflatten(vector, self._problem.params))
+            self._pieces = self._planned()
         except (RuntimeError, NotImplementedError) as error:
             if not _has_no_second_derivative(error):
                 raise
@@ -197,29 +232,32 @@ class Curvature(Operator):
                 ) from error
             self._differences = GradientDifference(self._problem)
             self.notes.append(f"finite differences were used, for autograd says: {one_line(error)}")
+            return
+        counts = sum(piece.graph is not None for piece in self._pieces), len(self._pieces)
+        self._kept, self._built = (sum(every) for every in zip(*self.comm.objects(counts), strict=True))
 
-    def _planned(self, vector: Sequence[Tensor]) -> list[_Piece]:
+    def _planned(self) -> list[_Piece]:
         problem, fixed = self._problem, self._problem.bn_mode == "train"
         first = problem.batches[0]
         probe = first if fixed else first.select_range(0, min(_PROBE, first.size))
         known = [*problem.params, *problem.model.buffers()]
         with memory.counted(known) as held:
-            self._build(problem, probe, require_second_derivative)(vector, False)
+            self._build(problem, probe, require_second_derivative)(vec.zeros_like(problem.params), False)
         if fixed:  # running statistics are put back after every batch, which a kept graph would not survive
             self._buffers.put_back()
-            return [_Piece(batch, None) for batch in problem.batches]
+            return [_Piece(number, batch, None) for number, batch in problem.here()]
         each = max(1, held.bytes // probe.size)
-        total = each * problem.samples
+        total = each * sum(batch.size for _, batch in problem.here())
         whole = total <= self._budget
         most = max(1, int(self._budget * _REUSE) // each)
         room = self._budget if whole else self._budget - 2 * min(most, first.size) * each
         pieces: list[_Piece] = []
-        for batch in problem.batches:
+        for number, batch in problem.here():
             for part in batch.split(1 if whole else -(-batch.size // most)):
                 cost = each * part.size
                 keep = self.graph_bytes + cost <= room
                 self.graph_bytes += cost if keep else 0
-                pieces.append(_Piece(part, self._build(problem, part) if keep else None))
+                pieces.append(_Piece(number, part, self._build(problem, part) if keep else None))
         return pieces
 
 

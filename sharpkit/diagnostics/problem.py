@@ -16,9 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignor
 
 from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers, evaluating
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
 from sharpkit.diagnostics.folding import folded
 from sharpkit.diagnostics.reductions import wide
+from sharpkit.diagnostics.sharing import portion, require_alike
 from sharpkit.errors import DivergedError, InputError, UsageError
 
 BnMode = Literal["eval", "train"]
@@ -56,7 +58,8 @@ class Problem:
         params: These parameters.
         bn_mode: How batch norm normalises.
         loss: L(w).
-        passes: What has been evaluated so far.
+        comm: The ranks that share the samples out among them; every one holds all.
+        passes: What has been evaluated so far, by this rank.
     """
 
     task: Task
@@ -66,6 +69,7 @@ class Problem:
     params: tuple[nn.Parameter, ...]
     bn_mode: BnMode
     loss: float
+    comm: Comm = ALONE
     passes: Passes = field(default_factory=Passes)
 
     @property
@@ -88,6 +92,17 @@ class Problem:
         """Where the parameters are."""
         return self.params[0].device
 
+    def here(self, batches: Iterable[Batch] | None = None) -> Iterator[tuple[int, Batch]]:
+        """Yield the samples that are this rank's, each piece with the number of its batch.
+
+        Batch norm in training mode makes the samples of a batch depend on each other, so there batches stay whole.
+
+        Args:
+            batches: All samples once more; None takes `batches`.
+        """
+        given = self.batches if batches is None else batches
+        return portion(given, self.samples, self.comm, whole=self.bn_mode == "train")
+
     def losses(self, batch: Batch) -> Tensor:
         """Return the per-sample losses of a batch, (B,)."""
         return self.task.losses(self.outputs(batch), batch)
@@ -100,11 +115,12 @@ class Problem:
     def gradient(self) -> Tensor:
         """Return the gradient of L, (P,). Batch norm in training mode moves its statistics."""
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for batch in self.batches:
+        for _, batch in self.here():
             loss = self.losses(batch).sum() / self.samples
             grads = torch.autograd.grad(loss, list(self.params), allow_unused=True, materialize_grads=True)
             self.passes.backward += batch.size
             total += vec.flatten(grads)
+        self.comm.sum_([total])
         return total
 
 
@@ -118,6 +134,7 @@ def opened(
     bn_mode: BnMode = "eval",
     dtype: torch.dtype | None = None,
     fold: bool = True,
+    comm: Comm = ALONE,
 ) -> Generator[Problem]:
     """Make a model ready for derivatives of its loss, and leave it as it was at the end.
 
@@ -132,9 +149,10 @@ def opened(
         bn_mode: `eval` uses the stored statistics; `train` those of every batch.
         dtype: Compute in this type; None leaves the model's.
         fold: Whether batch norm in evaluation mode is folded into the layer before it, which is exact.
+        comm: The ranks that share the samples out among them; every one is given all, and the same weights.
 
     Raises:
-        UsageError: If no parameter or no batch is left.
+        UsageError: If no parameter or no batch is left, or ranks were given different ones.
         InputError: If two evaluations differ.
         DivergedError: If the loss is not finite.
     """
@@ -143,6 +161,7 @@ def opened(
     task = as_task(model, loss)
     given = as_batches(batches)
     chosen = _chosen(model, params)
+    require_alike(model, given, comm)
     buffers = Buffers.of(model)
     with ExitStack() as stack:
         stack.callback(buffers.put_back)
@@ -156,7 +175,7 @@ def opened(
             stack.enter_context(cast_model(model, dtype))
             given = [cast_batch(batch, dtype) for batch in given]
         names, parameters = tuple(chosen), tuple(chosen.values())
-        problem = Problem(task, model, tuple(given), names, parameters, bn_mode, math.nan)
+        problem = Problem(task, model, tuple(given), names, parameters, bn_mode, math.nan, comm)
         first = _mean_loss(problem, problem.batches, buffers)
         again: Iterable[Batch] = problem.batches
         if not isinstance(batches, Sequence | Iterator):  # a loader, which may draw other samples the next time
@@ -195,14 +214,15 @@ def _chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:
 
 
 def _mean_loss(problem: Problem, batches: Iterable[Batch], buffers: Buffers) -> float:
-    total, count = torch.zeros((), dtype=wide(problem.device), device=problem.device), 0
+    total, count = torch.zeros(2, dtype=wide(problem.device), device=problem.device).unbind()
     with torch.no_grad():
-        for batch in batches:
+        for _, batch in problem.here(batches):
             total += problem.losses(batch).sum(dtype=total.dtype)
             count += batch.size
             if problem.bn_mode == "train":
                 buffers.put_back()
-    return float(total) / max(count, 1)
+    problem.comm.sum_([total, count])
+    return float(total) / max(float(count), 1)
 
 
 def _check_repeatable(first: float, second: float) -> None:
@@ -243,7 +263,7 @@ def cast_model(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
 def cast_batch(batch: Batch, dtype: torch.dtype) -> Batch:
     """Return a batch whose floating-point tensors are of another type."""
     cast: Callable[[Tensor], Tensor] = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
-    return Batch(map_tensors(cast, batch.inputs), map_tensors(cast, batch.targets), batch.indices)
+    return Batch(map_tensors(cast, batch.inputs), map_tensors(cast, batch.targets), batch.indices, parts=batch.parts)
 
 
 def bytes_of(batches: Sequence[Batch]) -> int:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sharpkit.core.comm import Comm
 from sharpkit.errors import check_range
 
 Counts = NDArray[np.int64]
@@ -180,6 +181,10 @@ class Counter:
     def negatives(self) -> Tensor:
         """The numbers of entries with r < 0 and of those that have an r until now, (2,), on the device."""
         return torch.stack([self._traits[:, 6].sum(), self._slots[:, :-1].sum()])
+
+    def sum(self, comm: Comm) -> None:
+        """Add what other ranks have counted."""
+        comm.sum_([self._traits, self._slots])
 
     def read(self) -> tuple[list[Tally], int]:
         """Return what was counted of every tensor, and how many entries were not finite."""

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpkit.core.comm import ALONE, Comm
+from sharpkit.core.point import Point
 from sharpkit.core.rule import Rule
 from sharpkit.core.shape import offset
 from sharpkit.core.still import Still
@@ -21,6 +23,7 @@ from sharpkit.core.undisturbed import undisturbed
 from sharpkit.diagnostics.ascent import Ball, climb, mean
 from sharpkit.diagnostics.problem import BnMode, Problem, opened
 from sharpkit.diagnostics.reductions import wide
+from sharpkit.diagnostics.sharing import gathered, rounds, spread, unanimous
 from sharpkit.errors import DivergedError, check_range
 from sharpkit.recipes.grammar import parse
 
@@ -95,12 +98,12 @@ class _Work:
     def __init__(self, total: int, watch: Watch | None) -> None:
         self.done, self._total, self._watch = 0, total, watch
 
-    def one(self) -> bool:
-        self.done += 1
+    def one(self, count: int = 1) -> bool:
+        self.done += count
         return self._watch is None or self._watch(self.done, self._total)
 
-    def check(self) -> None:
-        if not self.one():
+    def check(self, count: int = 1) -> None:
+        if not self.one(count):
             raise _Stopped
 
 
@@ -119,6 +122,7 @@ def sharpness(
     dtype: torch.dtype | None = None,
     seed: int = 0,
     watch: Watch | None = None,
+    comm: Comm = ALONE,
 ) -> SharpnessResult:
     """Return how much the mean loss L of the samples rises within a distance rho of the weights.
 
@@ -141,6 +145,8 @@ def sharpness(
         dtype: torch.float64 computes in double precision; None in the model's type.
         seed: Of random points, directions and pieces.
         watch: Called after every gradient and every loss.
+        comm: Ranks that share the samples of every gradient and loss, and take the pieces of m-sharpness in turn. All
+            are given the same model and batches, and return the same.
 
     Raises:
         UsageError: If a value is not allowed.
@@ -156,12 +162,12 @@ def sharpness(
     start = time.perf_counter()
     with (
         undisturbed(model, next(model.parameters()).device),
-        opened(model, loss, batches, bn_mode=bn_mode, dtype=dtype) as problem,
+        opened(model, loss, batches, bn_mode=bn_mode, dtype=dtype, comm=comm) as problem,
     ):
         rows = [] if m is None else pieces(problem.samples, m, seed)
         found, complete = _Measurement(problem, parsed, seed), True
         most = 2 + (steps + 2) * (1 + restarts) + directions + len(rows)
-        work = _Work(most, watch)
+        work = _Work(most, unanimous(watch, comm, problem.device))
         try:
             found.worst(steps, restarts, work)
             found.average(directions, work)
@@ -169,7 +175,7 @@ def sharpness(
                 found.by_pieces(rows, m_steps, work)
         except _Stopped:
             complete = False
-        losses = found.step.here.losses
+        losses = found.losses(found.step.here)
         ascent = Estimate(math.nan, math.nan) if found.highest is None else rise(losses, found.highest)
         values = [*found.starts, *found.rises, *found.of_pieces, ascent.value]
         if not all(math.isfinite(v) for v in values):
@@ -203,7 +209,8 @@ class _Measurement:
     def __init__(self, problem: Problem, rule: Rule, seed: int) -> None:
         self._problem, self._seed = problem, seed
         self.whole = joined(problem.batches)
-        self.still = self._still(rule, len(problem.batches))
+        here, pieces = spread(self.whole, len(problem.batches), problem.comm, whole=problem.bn_mode == "train")
+        self.still = self._still(rule, pieces, problem.comm)
         self.rule = self.still.rule
         self.generator = torch.Generator().manual_seed(seed)
         self.gradients = 0.0
@@ -213,20 +220,25 @@ class _Measurement:
         self.starts = list[float]()
         self.rises = list[float]()
         self.of_pieces = list[float]()
-        self.step = self.still.step(self.whole)
+        self.step = self.still.step(here)
 
-    def _still(self, rule: Rule, accumulate: int) -> Still:
-        return Still(self._problem.model, self._problem.task, rule, accumulate=accumulate, seed=self._seed)
+    def _still(self, rule: Rule, accumulate: int, comm: Comm = ALONE) -> Still:
+        problem = self._problem
+        return Still(problem.model, problem.task, rule, accumulate=accumulate, seed=self._seed, comm=comm)
+
+    def losses(self, point: Point) -> Tensor:
+        """Return the losses of all samples at a point, (N,)."""
+        return self.step.gathered(point.losses)
 
     def worst(self, steps: int, restarts: int, work: _Work) -> None:
         """Find the rise by one step and by ascent from every start."""
         ball = Ball.of(self.rule, self.step)
         self.radius = ball.radius
-        before = self.step.here.losses
+        before = self.losses(self.step.here)
         there = self.step.at(offset(self.rule, self.step)).forward()
         self.gradients += 1
-        self.one, self.highest = rise(before, there.losses), there.losses
-        most = mean(there.losses)
+        self.highest = self.losses(there)
+        self.one, most = rise(before, self.highest), mean(self.highest)
         work.check()
         for k in range(restarts + 1):
             start = ball.at_random(self.step.params, self.generator) if k else None
@@ -234,28 +246,35 @@ class _Measurement:
             self.gradients += climbed.gradients + (k > 0)
             self.starts.append(climbed.loss - mean(before))
             if climbed.loss > most:
-                self.highest, most = climbed.point.losses, climbed.loss
+                self.highest, most = self.losses(climbed.point), climbed.loss
             work.check()
 
     def average(self, directions: int, work: _Work) -> None:
         """Find the rise in random directions."""
-        ball, before = Ball.of(self.rule, self.step), mean(self.step.here.losses)
+        ball, before = Ball.of(self.rule, self.step), mean(self.losses(self.step.here))
         for _ in range(directions):
             there = self.step.at(ball.times(ball.at_random(self.step.params, self.generator))).forward()
-            self.rises.append(mean(there.losses) - before)
+            self.rises.append(mean(self.losses(there)) - before)
             work.check()
 
     def by_pieces(self, rows: list[Tensor], steps: int, work: _Work) -> None:
         """Find the largest rise of every piece's own loss."""
         most = max(batch.size for batch in self._problem.batches)
         still = self._still(self.rule, max(-(-len(r) // most) for r in rows))
-        for r in rows:
-            piece = self.whole.select(r.to(self.still.params[0].device))
-            step = still.step((piece.inputs, piece.targets))
-            climbed = climb(step, Ball.of(self.rule, step), steps)
-            self.gradients += (1 + climbed.gradients) * len(r) / self.whole.size
-            self.of_pieces.append(climbed.loss - mean(step.here.losses))
-            work.check()
+        comm, device = self._problem.comm, self.still.params[0].device
+        like = torch.zeros(2, dtype=wide(device), device=device)
+        for _, group in rounds(rows, comm.size):
+            here = list[Tensor]()
+            if comm.rank < len(group):
+                piece = self.whole.select(group[comm.rank].to(device))
+                step = still.step((piece.inputs, piece.targets))
+                climbed = climb(step, Ball.of(self.rule, step), steps)
+                here = [like.new_tensor([climbed.loss - mean(step.here.losses), 1 + climbed.gradients])]
+            found = cast("list[list[float]]", gathered(here, like, len(group), comm).tolist())
+            for r, (raised, gradients) in zip(group, found, strict=True):
+                self.gradients += gradients * len(r) / self.whole.size
+                self.of_pieces.append(raised)
+            work.check(len(group))
 
 
 def pieces(samples: int, m: int, seed: int) -> list[Tensor]:

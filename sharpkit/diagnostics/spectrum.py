@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import Batch, LossFunction, Task
 from sharpkit.diagnostics import memory
 from sharpkit.diagnostics.analysis import Elsewhere, Wanted, analyse
@@ -22,6 +23,7 @@ from sharpkit.diagnostics.eigenvalues import Eigenpairs, Watch
 from sharpkit.diagnostics.lanczos import Array
 from sharpkit.diagnostics.operators import Curvature, Kind, Products
 from sharpkit.diagnostics.problem import BnMode, Problem, opened
+from sharpkit.diagnostics.sharing import unanimous
 from sharpkit.diagnostics.trace import Trace
 from sharpkit.errors import UsageError
 
@@ -57,8 +59,8 @@ class SpectrumResult:
         dtype: The type of products; sums are in float64.
         weight_decay: lambda of the term lambda I, 0 for none.
         products: Products of A with a vector, all together.
-        forwards: Samples that were evaluated.
-        backwards: Samples that were differentiated, for a first or a second derivative.
+        forwards: Samples that were evaluated, on all ranks together.
+        backwards: Samples that were differentiated, for a first or a second derivative, on all ranks together.
         how: How they were made.
         seconds: Time for all of it.
         complete: Whether nothing was stopped before its end.
@@ -111,6 +113,7 @@ def hessian(
     products: Products = "auto",
     memory_bytes: int | None = None,
     watch: Watch | None = None,
+    comm: Comm = ALONE,
     **wanted: Any,
 ) -> SpectrumResult:
     """Return the spectrum of the Hessian of L(w) = 1/N sum_i l_i(w), or of another curvature matrix.
@@ -127,8 +130,10 @@ def hessian(
         dtype: torch.float64 computes in double precision; None in the model's type.
         weight_decay: lambda of a term lambda / 2 |w|^2 added to the loss.
         products: `autograd`, `fd` (finite differences), or `auto`.
-        memory_bytes: For graphs and basis; None takes half of what is free.
-        watch: `(products, largest eigenvalue) -> go on?`, called after every product.
+        memory_bytes: For graphs and basis, of every rank; None takes half of what is free.
+        watch: `(products, largest eigenvalue) -> go on?`, called after every product; any rank's may stop it.
+        comm: Ranks that share the samples of every product. All are given the same model and batches, and return the
+            same; eigenvalues differ from those of one process by the rounding of sums over samples.
         wanted: `top`, `bottom`, `tol`, `density`, `trace` and the other fields of `Wanted`.
 
     Raises:
@@ -137,7 +142,7 @@ def hessian(
         DivergedError: If the loss is not finite.
     """
     asked = Wanted(**wanted)
-    with opened(model, loss, batches, params=params, bn_mode=bn_mode, dtype=dtype) as problem:
+    with opened(model, loss, batches, params=params, bn_mode=bn_mode, dtype=dtype, comm=comm) as problem:
         return of_problem(
             problem, asked, kind=kind, weight_decay=weight_decay, products=products, budget=memory_bytes, watch=watch
         )
@@ -155,13 +160,15 @@ def of_problem(
 ) -> SpectrumResult:
     """Return the spectrum of an open problem; the arguments are those of `hessian`."""
     start, before = time.perf_counter(), replace(problem.passes)
+    comm = problem.comm
     if asked.error_bars or asked.trace is not None:
         problem = sliced(problem, pieces=_SLICES if asked.error_bars else 1)
-    budget = memory.available(problem.device) // 2 if budget is None else budget
+    budget = memory.available(problem.device, comm) // 2 if budget is None else budget
     sizes = [p.numel() for p in problem.params]
     # Half of the budget for each of the two that grow with it; a small basis leaves the rest to the graphs.
     vector = problem.size * torch.finfo(problem.dtype).bits // 8
     rows = int(min(max(budget // 2 // vector, 3 * asked.block + asked.top + asked.bottom + 4), _rows(asked)))
+    rows = min(comm.objects(rows))
     operator = Curvature(
         problem,
         kind,
@@ -169,7 +176,10 @@ def of_problem(
         memory_bytes=max(budget - rows * vector, budget // 2),
         products=products,
     )
+    watch = unanimous(watch, comm, problem.device)
     found = analyse(operator, asked, sizes=sizes, rows=rows, watch=watch, elsewhere=_elsewhere(problem, asked))
+    passed = problem.passes.forward - before.forward, problem.passes.backward - before.backward
+    forwards, backwards = (sum(every) for every in zip(*comm.objects(passed), strict=True))
     return SpectrumResult(
         kind=kind,
         eigenvalues=found.top.values,
@@ -189,8 +199,8 @@ def of_problem(
         dtype=str(problem.dtype).removeprefix("torch."),
         weight_decay=weight_decay,
         products=operator.products,
-        forwards=problem.passes.forward - before.forward,
-        backwards=problem.passes.backward - before.backward,
+        forwards=forwards,
+        backwards=backwards,
         how=operator.how,
         seconds=time.perf_counter() - start,
         complete=found.complete,
@@ -243,6 +253,11 @@ def _elsewhere(problem: Problem, asked: Wanted) -> Elsewhere | None:
         return None
     if problem.bn_mode != "eval" or asked.bottom:
         raise UsageError("backend is pyhessian, which has neither training mode nor both ends", "use backend lanczos")
+    if problem.comm.size > 1:
+        raise UsageError(
+            f"backend is pyhessian, which runs in one process, and there are {problem.comm.size}",
+            "start a single one, or use backend lanczos",
+        )
 
     def criterion(outputs: Tensor, targets: Tensor) -> Tensor:
         return problem.task.losses(outputs, Batch(outputs, targets)).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpkit.core.buffers import evaluating
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.precision import Mode, Precision
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors
 from sharpkit.diagnostics import tuning
@@ -21,6 +22,7 @@ from sharpkit.diagnostics.frozen import Frozen, frozen
 from sharpkit.diagnostics.plane import Plane
 from sharpkit.diagnostics.problem import as_batches
 from sharpkit.diagnostics.reductions import wide
+from sharpkit.diagnostics.sharing import portion, require_alike
 from sharpkit.diagnostics.stacked import Stacked
 from sharpkit.diagnostics.statistics import recompute
 from sharpkit.errors import DivergedError, InputError, UsageError
@@ -64,6 +66,7 @@ class Surface:
         folds: Batch norm folded into the layers before it.
         bn_mode: Which statistics batch norm uses.
         amp: Precision of the passes.
+        comm: The ranks that share the samples of a point out among them.
     """
 
     def __init__(
@@ -75,17 +78,22 @@ class Surface:
         folds: Frozen,
         bn_mode: BnMode,
         amp: Mode,
+        comm: Comm = ALONE,
     ) -> None:
         self.checkpoint = self.centre = Cell(math.nan, math.nan, math.nan)
         self.notes: list[str] = []
         self.samples = sum(batch.size for batch in batches)
         self.chunk = max(batch.size for batch in batches)
-        self._task, self._model, self._batches = task, model, batches
+        self._task, self._model, self._comm = task, model, comm
+        self._first = batches[0]
+        whole = bn_mode == "recompute"  # statistics are means over those of batches
+        self._batches = [batch for _, batch in portion(batches, self.samples, comm, whole=whole)]
         self._moved, self._folds, self._bn_mode = moved, folds, bn_mode
         device = next(model.parameters()).device
         self._precision = Precision(amp, device)
         self._sums = torch.zeros(3, dtype=wide(device), device=device)
-        self._chunks = list(batches)
+        self._chunks = list(self._batches)
+        self.here = sum(batch.size for batch in self._batches)
         self.together = 1
         self.stackable = bn_mode == "eval" and not moved.plane.buffers
 
@@ -107,7 +115,7 @@ class Surface:
         self._moved.move(a, b)
         if self._bn_mode == "recompute":
             self._folds.active = False
-            recompute(self._model, self._task, self._batches)
+            recompute(self._model, self._task, self._batches, self._comm)
             self._folds.active = True
         self._folds.refresh()
         return self._pass()
@@ -123,15 +131,20 @@ class Surface:
 
     def at_once(self, points: Sequence[Point]) -> list[Cell]:
         """Return the cells of points that are evaluated in one pass; batch norm uses its stored statistics."""
+        sums = self._sums_at(points)
+        self._comm.sum_([sums])
+        return [_cell(totals, self.samples) for totals in cast("list[list[float]]", sums.tolist())]
+
+    def _sums_at(self, points: Sequence[Point]) -> Tensor:
+        """Return the sums over the samples that are here at every point, (K, 3)."""
         self._moved.move(0.0)
         stacked = Stacked(self._model, self._moved.start, self._moved.plane, self._sums_of)
         folding, self._folds.active = self._folds.active, False
         try:
             with torch.no_grad(), self._precision.autocast():
-                totals = cast("list[list[float]]", stacked.totals(points, self._chunks).tolist())
+                return stacked.totals(points, self._chunks).contiguous()
         finally:
             self._folds.active = folding
-        return [_cell(total, squares, hits, self.samples) for total, squares, hits in totals]
 
     @contextmanager
     def precise(self) -> Generator[None]:
@@ -162,22 +175,37 @@ class Surface:
         if form is not self.form:
             self._moved.store(form)
             self._folds.refresh()
-        first = self._batches[0]
+        first = self._first
         one = [_inputs_formed(first.select_range(0, min(chunk, first.size)), form)]
         # On a CPU the time that other programs take does not count.
         clock = time.process_time if self._sums.device.type == "cpu" else time.perf_counter
         start = clock()
-        self._pass(one)
+        self._add(one).tolist()
         return (clock() - start) / one[0].size
 
-    def _pass(self, chunks: Sequence[Batch] | None = None) -> Cell:
+    def seconds_of(self, count: int) -> float:
+        """Return the time of so many points on the slowest rank, at once unless it is one; infinite if it fails."""
+        taken = math.inf
+        with suppress(RuntimeError, NotImplementedError):  # an operation that vmap does not know, or no memory
+            for _ in range(2):
+                start = time.perf_counter()
+                (self._add(self._chunks) if count == 1 else self._sums_at([(0.0, 0.0)] * count)).tolist()
+                taken = time.perf_counter() - start
+        return max(self._comm.objects(taken))
+
+    def _pass(self) -> Cell:
+        self._add(self._chunks)
+        self._comm.sum_([self._sums])
+        return _cell(cast("list[float]", self._sums.tolist()), self.samples)
+
+    def _add(self, chunks: Sequence[Batch]) -> Tensor:
+        """Return the sums over some samples, (3,); overwritten by the next call."""
         self._sums.zero_()
         # Not inference_mode: what a model caches in it cannot be used in training afterwards.
         with torch.no_grad(), self._precision.autocast():
-            for chunk in self._chunks if chunks is None else chunks:
+            for chunk in chunks:
                 self._sums += self._sums_of(chunk)
-        total, squares, hits = cast("list[float]", self._sums.tolist())
-        return _cell(total, squares, hits, self.samples)
+        return self._sums
 
     def _sums_of(self, batch: Batch) -> Tensor:
         """Return the sums of losses, of their squares, and of samples classified right or NaN, (3,)."""
@@ -195,7 +223,8 @@ class Surface:
         return torch.stack([losses.sum(), losses.square().sum(), hits])
 
 
-def _cell(total: float, squares: float, hits: float, samples: int) -> Cell:
+def _cell(totals: Sequence[float], samples: int) -> Cell:
+    total, squares, hits = totals
     mean = total / samples
     if not math.isfinite(squares) or samples < 2:
         return Cell(mean, hits / samples, math.nan)
@@ -226,6 +255,7 @@ def opened_surface(
     amp: Mode = "off",
     chunk: int | None = None,
     points: int = 1,
+    comm: Comm = ALONE,
 ) -> Generator[Surface]:
     """Make a model ready for evaluations over a plane, and leave it as it was at the end.
 
@@ -241,9 +271,10 @@ def opened_surface(
         amp: `bf16` evaluates under autocast.
         chunk: Samples evaluated at once; None measures.
         points: How many are going to be evaluated, which decides how long measuring is worth it.
+        comm: The ranks that share the samples of a point out among them; all are given the same.
 
     Raises:
-        UsageError: If there is no batch, or a mode is unknown.
+        UsageError: If there is no batch, a mode is unknown, or ranks were given different batches or weights.
         DivergedError: If the loss at w is not finite.
         InputError: If the loss at the centre is not that of the checkpoint.
     """
@@ -251,10 +282,11 @@ def opened_surface(
         raise UsageError(f"bn-mode is {bn_mode!r}, allowed are {', '.join(get_args(BnMode))}", "use eval")
     task = as_task(model, loss)
     given = as_batches(batches)
+    require_alike(model, given, comm)
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
         moved = stack.enter_context(displaced(model, plane))
-        plain = Surface(task, model, given, moved, Frozen([]), bn_mode, "off")
+        plain = Surface(task, model, given, moved, Frozen([]), bn_mode, "off", comm)
         checkpoint = plain.at(0.0)
         if not math.isfinite(checkpoint.loss):
             raise DivergedError(
@@ -263,7 +295,7 @@ def opened_surface(
         moved.move(0.0)
         few = given[0].select_range(0, min(_FEW, given[0].size))
         folds = stack.enter_context(frozen(model, task, few, torch.bfloat16 if amp == "bf16" else None))
-        surface = Surface(task, model, given, moved, folds, bn_mode, amp)
+        surface = Surface(task, model, given, moved, folds, bn_mode, amp, comm)
         surface.checkpoint = checkpoint
         tuning.choose(surface, model, chunk, points)
         if amp == "off":

@@ -114,7 +114,7 @@ def estimate(
     while len(samples) < left:
         samples.append(_sample(operator, known.rows, sizes, generator))
         total = _joined(known, samples, method)
-        if len(samples) >= _FEWEST and total.error <= tol * abs(total.value):
+        if operator.comm.agreed(len(samples) >= _FEWEST and total.error <= tol * abs(total.value)):
             break
         if watch is not None and not watch(operator.products, math.nan):
             break
@@ -127,8 +127,10 @@ def _sample(operator: Operator, rows: Tensor, sizes: list[int], generator: torch
     The mean of y * (A y) is the diagonal of A (I - P), for (I - P)^2 = I - P.
     """
 
-    def draw() -> Tensor:
+    def draw(used: bool = True) -> Tensor:
         drawn = torch.randint(2, (operator.size,), generator=generator, dtype=torch.int8)
+        if not used:
+            return drawn
         vector = drawn.to(dtype=operator.dtype, device=operator.device) * 2 - 1
         if len(rows):
             reductions.orthogonalise_(vector, rows)
@@ -136,9 +138,9 @@ def _sample(operator: Operator, rows: Tensor, sizes: list[int], generator: torch
 
     operator.products += 1
     total = np.zeros(len(sizes))
-    for _, vector, image in operator.terms(draw):
-        total += _sums(vector * image, sizes)
-    return total
+    for term in operator.terms(draw):
+        total += _sums(term.vector * term.image, sizes)
+    return sum(operator.comm.objects(total), np.zeros_like(total))
 
 
 def _from_lanczos(lanczos: Lanczos, sizes: list[int]) -> _Known:
@@ -165,7 +167,7 @@ def _from_sketch(operator: Operator, sizes: list[int], count: int, generator: to
         scale = max(scale, float(reductions.norm(image)))
         reductions.orthogonalise_(image, rows[:filled])
         rest = float(reductions.norm(image))
-        if rest > 100 * torch.finfo(operator.dtype).eps * scale:
+        if operator.comm.agreed(rest > 100 * torch.finfo(operator.dtype).eps * scale):
             rows[filled] = image / rest
             reductions.orthogonalise_(rows[filled], rows[:filled])
             rows[filled] /= reductions.norm(rows[filled])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -28,9 +26,13 @@ class Timed(Protocol):
     together: int
     stackable: bool
 
+    def seconds_of(self, count: int) -> float:
+        """Return the time of so many points, at once unless it is one, on the slowest rank; infinite if it fails."""
+        ...
+
     @property
-    def samples(self) -> int:
-        """Of a point."""
+    def here(self) -> int:
+        """Samples of a point that this rank evaluates."""
         ...
 
     def seconds(self, form: torch.memory_format, chunk: int) -> float:
@@ -39,14 +41,6 @@ class Timed(Protocol):
 
     def use(self, form: torch.memory_format, chunk: int) -> None:
         """Evaluate so from now on."""
-        ...
-
-    def at(self, a: float, b: float = 0.0) -> object:
-        """Evaluate a point."""
-        ...
-
-    def at_once(self, points: Sequence[tuple[float, float]]) -> object:
-        """Evaluate several points in one pass."""
         ...
 
 
@@ -66,9 +60,9 @@ def choose(surface: Timed, model: nn.Module, chunk: int | None, points: int) -> 
     best = (last if images else usual, sizes[0])
     surface.seconds(*best)  # the first pass of all fetches memory
     second = surface.seconds(*best)
-    allowed = _MEASURING * points * surface.samples * second
+    allowed = _MEASURING * points * surface.here * second
     candidates = [(usual, sizes[0])] if images else []
-    candidates += [(None, size) for size in sizes[1:] if size <= surface.samples]
+    candidates += [(None, size) for size in sizes[1:] if size <= surface.here]
     for form, size in candidates:
         other = (form or best[0], size)
         allowed -= _ROUNDS * (size + best[1]) * second
@@ -84,20 +78,11 @@ def choose(surface: Timed, model: nn.Module, chunk: int | None, points: int) -> 
 
 def _stack(surface: Timed, points: int) -> None:
     """Evaluate several points at once if that is faster, and the model and the memory allow it."""
-    surface.at(0.0)
-    start = time.perf_counter()
-    surface.at(0.0)
-    best = time.perf_counter() - start
+    best = surface.seconds_of(1)
     for count in _TOGETHER if surface.stackable else ():
         if count > points:
             return
-        try:
-            surface.at_once([(0.0, 0.0)] * count)
-            start = time.perf_counter()
-            surface.at_once([(0.0, 0.0)] * count)
-        except (RuntimeError, NotImplementedError):  # an operation that vmap does not know, or no memory
-            return
-        taken = (time.perf_counter() - start) / count
+        taken = surface.seconds_of(count) / count
         if taken > _CLEARLY_FASTER * best:
             return
         surface.together, best = count, taken

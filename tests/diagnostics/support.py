@@ -122,7 +122,7 @@ class Diagonal(Operator):
 
     def terms(self, draw):
         vector = draw()
-        yield Term(1.0, vector, self.entries * vector)
+        yield Term(0, 1.0, vector, self.entries * vector)
 
 
 class Sum(Operator):
@@ -133,9 +133,9 @@ class Sum(Operator):
         self.matrices = matrices
 
     def terms(self, draw):
-        for matrix in self.matrices:
+        for number, matrix in enumerate(self.matrices):
             vector = draw()
-            yield Term(1 / len(self.matrices), vector, matrix @ vector)
+            yield Term(number, 1 / len(self.matrices), vector, matrix @ vector)
 
 
 def basis_of(operator, *, rows=400, seed=0, block=1, lead=None):
