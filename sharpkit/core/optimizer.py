@@ -15,6 +15,7 @@ from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.batch_norm import average_statistics_
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import ALONE, AscentScope, Comm
+from sharpkit.core.fully_sharded import free, sharding
 from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_needs, check_options
 from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
@@ -102,10 +103,12 @@ class SharpnessAware:
         full = completed(rule)
         assert full.radius
         self.rule = replace(full, radius=scheduled(full.radius, rho_schedule, rho_warmup))
+        free(model)
         self.names, self.params = trainable(model, base)
         self._model = model
         self._clip = clip
         self._comm = comm or ALONE
+        sharded = sharding(model, self.names, self.params, self._comm, ascent_scope)
         self._across: Comm = self._comm if ascent_scope == "local" else ALONE
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -122,6 +125,7 @@ class SharpnessAware:
             update_buffers=ROLES[bn_stats],
             auxiliary=self.rule.auxiliary.losses if self.rule.auxiliary else None,
             decay=loss_decay,
+            sharded=sharded,
         )
         self._around = Surroundings(
             model,
@@ -141,7 +145,8 @@ class SharpnessAware:
         )
         whole = None if (self.rule.shards or 1) > 1 else True
         clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-        check_needs(self.rule, {**clock, "whole_batch": whole, "samples": samples})
+        entries = True if sharded is None else None
+        check_needs(self.rule, {**clock, "whole_batch": whole, "samples": samples, "whole_tensors": entries})
 
     # ------------------------------------------------------------------ the step
 
