@@ -66,6 +66,12 @@ class InterruptedRunError(SharpkitError):
         self.exit_code = 128 + signal_number
 
 
+class RankError(SharpkitError):
+    """Another process of this run that ended, or does not answer in time."""
+
+    code = "rank"
+
+
 class AllFailedError(SharpkitError):
     """Several runs of which all failed for one reason, with the code of that reason.
 

@@ -22,6 +22,7 @@ from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
 from sharpkit.cli.planning import with_plan
 from sharpkit.cli.plot import plot
+from sharpkit.cli.processes import errors, hush, speaker
 from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
@@ -105,17 +106,18 @@ def run(arguments: Sequence[str]) -> int:
 
 def _answer(arguments: Sequence[str]) -> int:
     try:
+        hush()
         return _call(arguments)
     except EndedEarly as end:
         sys.stdout.flush()
         return end.exit_code
     except SharpkitError as error:
-        return _tell(arguments, error.exit_code, error.code, error.message, error.hint)
+        return _tell(arguments, error, error.exit_code, error.code, error.message, error.hint)
     except TyperException as error:
-        return _tell(arguments, error.exit_code, "usage", _misuse(error), f"see {_help(arguments)}")
-    except (KeyboardInterrupt, Abort):
+        return _tell(arguments, error, error.exit_code, "usage", _misuse(error), f"see {_help(arguments)}")
+    except (KeyboardInterrupt, Abort) as error:
         return _tell(
-            arguments, 130, "interrupted", "stopped before the next checkpoint", "--resume goes on from the last"
+            arguments, error, 130, "interrupted", "stopped before the next checkpoint", "--resume goes on from the last"
         )
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer's way to end when a write fails within a command
@@ -125,10 +127,10 @@ def _answer(arguments: Sequence[str]) -> int:
         raise
     except OSError as error:
         place = f" ({error.filename})" if error.filename else ""
-        return _tell(arguments, 3, "input", f"{error.strerror or one_line(error)}{place}", "give another place")
+        return _tell(arguments, error, 3, "input", f"{error.strerror or one_line(error)}{place}", "give another place")
     except Exception as error:
         message = f"{type(error).__name__}: {one_line(error)}"
-        return _tell(arguments, 1, "unexpected", message, "run again with --traceback and report it")
+        return _tell(arguments, error, 1, "unexpected", message, "run again with --traceback and report it")
 
 
 def _misuse(error: TyperException) -> str:
@@ -146,15 +148,16 @@ def _call(arguments: Sequence[str]) -> int:
     return returned if isinstance(returned, int) else 0
 
 
-def _tell(arguments: Sequence[str], exit_code: int, code: str, message: str, hint: str) -> int:
+def _tell(arguments: Sequence[str], error: BaseException, exit_code: int, code: str, message: str, hint: str) -> int:
     """Write the error as one line to stderr, and as the document to stdout where JSON is wanted."""
     if "--traceback" in arguments:
-        print_exc()
-    line = f"sharpkit: {message}; {hint}" if hint else f"sharpkit: {message}"
-    print(line, file=sys.stderr)
+        print_exc(file=errors())
+    who = speaker(error)
+    if who is not None:
+        print(f"sharpkit: {who}{message}; {hint}" if hint else f"sharpkit: {who}{message}", file=errors(), flush=True)
     if "--json" in arguments:
-        error = {"code": code, "message": message, "hint": hint}
-        print(to_json(document(_command(arguments), {"error": error}, ok=False)), end="", flush=True)
+        told = {"code": code, "message": message, "hint": hint}
+        print(to_json(document(_command(arguments), {"error": told}, ok=False)), end="", flush=True)
     return exit_code
 
 

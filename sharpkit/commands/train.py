@@ -15,10 +15,10 @@ from sharpkit.engine import checkpoint, rundir
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.datasets import data_name
 from sharpkit.engine.documents import document, to_json
-from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.presets import configured
+from sharpkit.engine.ranks import on_first
 from sharpkit.engine.records import NOTES
 from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir
@@ -107,7 +107,8 @@ def run(
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
     session = build(config)
-    run_dir = rundir.chosen(ROOT, _name(session), out, overwrite)
+    folder = on_first(lambda: rundir.chosen(ROOT, _name(session), out, overwrite).path)
+    run_dir = RunDir(folder, writes=session.comm.rank == 0)
     run_dir.create(session.config, rundir.environment(session.device), session.asked.preset)
     fit = Fit(session, run_dir, observer or Quiet())
     fit.save()  # from here on there is always a checkpoint to go on with
@@ -136,7 +137,7 @@ def find_resumable(config: TrainConfig, out: Path | None, *, observer: Observer 
     """
     session = build(config)
     folders = [out] if out is not None else list(ROOT.glob(f"{_name(session)}*"))
-    found = find(session.config, session.asked, folders, observer or Quiet())
+    found = on_first(lambda: find(session.config, session.asked, folders, observer or Quiet()))
     if found is None and out is not None and RunDir(out).config.is_file():
         raise UsageError(
             f"{out} holds a run of other options, or one that cannot be gone on with", "give another --out"
@@ -173,13 +174,17 @@ def _plan(session: Session, folder: Path, done: int) -> TrainPlan:
 def _train(fit: Fit) -> TrainResult:
     for note in fit.session.notes:
         fit.observer.note(note)
-    unseal(fit.run)
+    on_first(lambda: unseal(fit.run))
     with StopRequest() as stop:
         fit.train(stop)
     result = _result(fit)
-    rundir.write_text(fit.run.summary, to_json(result.document()))
-    seal(fit.run)
+    on_first(lambda: _finish(fit.run, result))
     return result
+
+
+def _finish(run: RunDir, result: TrainResult) -> None:
+    rundir.write_text(run.summary, to_json(result.document()))
+    seal(run)
 
 
 def _result(fit: Fit) -> TrainResult:
@@ -234,7 +239,7 @@ def _tested(session: Session) -> dict[str, float]:
     found: dict[str, float] = {}
     mains: list[float] = []
     for name, part in (("test", session.splits.test), *session.splits.further.items()):
-        score = evaluate(session.model, session.test_task, part, session.dataset.metrics)
+        score = session.score(part)
         key = name if name == "test" else f"test_{name}"
         found |= {f"{key}_loss": score.loss, f"{key}_acc": score.accuracy}
         found |= {f"{key}_{metric}": value for metric, value in score.named.items()}
@@ -248,8 +253,8 @@ def _score_of(path: Path, session: Session) -> float:
     """Return the test score of a stored model, leaving the session's model as it is."""
     kept = {name: value.clone() for name, value in session.model.state_dict().items()}
     try:
-        load_state(session.model, checkpoint.load(path)["model"], str(path))
-        return evaluate(session.model, session.test_task, session.splits.test, session.dataset.metrics).main
+        load_state(session.model, on_first(lambda: checkpoint.load(path)["model"]), str(path))
+        return session.score(session.splits.test).main
     finally:
         session.model.load_state_dict(kept)
 

@@ -7,13 +7,16 @@ rank makes the same exchanges in the same order.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sharpkit.errors import RankError, one_line
+
+_dist: Any = dist  # its functions are annotated in part
 T = TypeVar("T")
 
 AscentScope = Literal["global", "local"]
@@ -115,21 +118,21 @@ class Ranks:
         for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
             some = [t for t in tensors if (t.dtype, t.device) == kind]
             if len(some) == 1 and some[0].is_contiguous():
-                dist.all_reduce(some[0], group=self._group)
+                _done(_dist.all_reduce, some[0], group=self._group)
                 continue
             flat = torch.cat([t.reshape(-1) for t in some])
-            dist.all_reduce(flat, group=self._group)
+            _done(_dist.all_reduce, flat, group=self._group)
             _spread(flat, some)
 
     def begin_sum_(self, tensor: Tensor) -> Callable[[], object]:
         """Begin to add up; NCCL and gloo both make progress while this process computes."""
-        work = cast("dist.Work", dist.all_reduce(tensor, group=self._group, async_op=True))
-        return work.wait
+        work = _done(_dist.all_reduce, tensor, group=self._group, async_op=True)
+        return partial(_done, work.wait)
 
     def any_(self, flag: Tensor) -> None:
         """Take the largest, as a number: not every backend reduces booleans."""
         number = flag.to(torch.uint8)
-        dist.all_reduce(number, dist.ReduceOp.MAX, group=self._group)
+        _done(_dist.all_reduce, number, dist.ReduceOp.MAX, group=self._group)
         flag.copy_(number.bool())
 
     def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
@@ -138,7 +141,7 @@ class Ranks:
         for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
             some = [t for t in tensors if (t.dtype, t.device) == kind]
             flat = torch.cat([t.reshape(-1) for t in some])
-            dist.broadcast(flat, sender, group=self._group)
+            _done(_dist.broadcast, flat, sender, group=self._group)
             if self.rank != source:
                 _spread(flat, some)
 
@@ -149,44 +152,38 @@ class Ranks:
         filled[: rows.shape[0]] = rows
         sent = filled.to(torch.uint8) if rows.dtype == torch.bool else filled
         pieces = [torch.empty_like(sent) for _ in counts]
-        dist.all_gather(pieces, sent, group=self._group)
+        _done(_dist.all_gather, pieces, sent, group=self._group)
         return torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)]).to(rows.dtype)
 
     def objects(self, value: T) -> list[T]:
         """Exchange by pickle: for plain values of our own making only."""
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._group)
+        _done(_dist.all_gather_object, values, value, group=self._group)
         return values
 
     def agreed(self, value: T) -> T:
         """Exchange by pickle: for plain values of our own making only."""
         values: list[Any] = [value]
-        dist.broadcast_object_list(values, self._global(0), group=self._group)
+        _done(_dist.broadcast_object_list, values, self._global(0), group=self._group)
         return values[0]
 
     def _global(self, rank: int) -> int:
         return rank if self._group is None else dist.get_global_rank(self._group, rank)
 
 
-def joined(backend: str | None = None, timeout: float = 600.0, device: torch.device | None = None) -> Ranks:
-    """Join the processes that torchrun or a batch system started, as their environment says, and return them.
+def _done(exchange: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Make an exchange.
 
-    Args:
-        backend: Of torch.distributed; None is gloo for the CPU and what torch has for the device.
-        timeout: Seconds that a rank waits for the others, at most.
-        device: Where this rank computes.
+    Raises:
+        RankError: If a process is lost on the way.
     """
-    if not dist.is_initialized():
-        cuda = device is not None and device.type == "cuda"
-        kind = backend or ("cpu:gloo,cuda:nccl" if cuda else "gloo")
-        dist.init_process_group(kind, timeout=timedelta(seconds=timeout), device_id=device if cuda else None)
-    return Ranks()
-
-
-def left() -> None:
-    """Leave the other processes."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    try:
+        return exchange(*arguments, **options)
+    except RuntimeError as error:
+        raise RankError(
+            f"an exchange between processes failed: {one_line(error)[:300]}",
+            "start them again; --resume auto goes on from the last checkpoint",
+        ) from error
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:

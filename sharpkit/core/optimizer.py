@@ -113,7 +113,15 @@ class SharpnessAware:
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
         self._precision = Precision(precision, self.params[0].device)
-        self._state = State(base, self._precision, self.params[0].device, seed)
+        self._state = State(
+            base,
+            self._precision,
+            self.params[0].device,
+            seed,
+            self._comm,
+            apart=ascent_scope == "local",
+            shards=self.rule.shards or 1,
+        )
         self._oracle = Oracle(
             as_task(model, loss),
             model,

@@ -11,11 +11,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.memory import Memory
 from sharpkit.core.precision import Precision
 from sharpkit.core.report import StepReport, Totals
+from sharpkit.core.resharding import gathered, scattered
 from sharpkit.core.step import Step
 from sharpkit.errors import InputError
+
+_KEYS = ("rule", "base", "memory", "precision", "generator", "totals", "tallies")
 
 
 class State:
@@ -26,9 +30,25 @@ class State:
         precision: Holds the loss scale.
         device: Where the parameters are.
         seed: Of the rule's own random choices.
+        comm: The ranks.
+        apart: Whether every rank has shards of its own.
+        shards: That a rank cuts its part of a batch into, or all of them the whole batch.
     """
 
-    def __init__(self, base: Optimizer, precision: Precision, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        base: Optimizer,
+        precision: Precision,
+        device: torch.device,
+        seed: int,
+        comm: Comm = ALONE,
+        *,
+        apart: bool = False,
+        shards: int = 1,
+    ) -> None:
+        self._comm = comm
+        self._apart = apart
+        self._shards = shards
         self.memory = Memory()
         self.generator = torch.Generator().manual_seed(seed)
         self.totals = Totals()
@@ -51,7 +71,7 @@ class State:
         return {**asdict(self.totals), "zero_norm": 0, "nonfinite_norm": 0, **tallies}
 
     def pack(self, rule: str) -> dict[str, Any]:
-        """Return all of it as plain data.
+        """Return all of it as plain data; every rank takes part, and all return the same.
 
         Args:
             rule: The rule's name, which is stored with it.
@@ -59,7 +79,7 @@ class State:
         return {
             "rule": rule,
             "base": self._base.state_dict(),
-            "memory": self.memory.state_dict(),
+            "memory": gathered(self.memory.state_dict(), self._comm, apart=self._apart),
             "precision": self._precision.state_dict(),
             "generator": self.generator.get_state(),
             "totals": asdict(self.totals),
@@ -72,7 +92,7 @@ class State:
         Raises:
             InputError: If it is another rule's or another kind of base optimizer's, or incomplete.
         """
-        missing = [key for key in self.pack(rule) if key not in stored]
+        missing = [key for key in _KEYS if key not in stored]
         if missing:
             raise InputError(f"the optimizer state has no {', '.join(missing)}", "give one that state_dict() returned")
         if sorted(stored["rule"].split("+")) != sorted(rule.split("+")):
@@ -87,7 +107,8 @@ class State:
                 "build base and model as they were when it was saved",
             )
         self._base.load_state_dict(copy.deepcopy(stored["base"]))  # torch would share the tensors with `stored`
-        self.memory.load_state_dict(stored["memory"], self._device)
+        own = scattered(stored["memory"], self._comm, apart=self._apart and self._comm.size > 1, shards=self._shards)
+        self.memory.load_state_dict(own, self._device)
         self._precision.load_state_dict(stored["precision"])
         self.generator.set_state(stored["generator"].cpu())
         self.totals = Totals(**stored["totals"])

@@ -212,7 +212,9 @@ def joined(batches: Sequence[Batch]) -> Batch:
     """Return the samples of several batches, of inputs and targets of one form, as one batch."""
     if len(batches) == 1:
         return batches[0]
-    return Batch(_together([b.inputs for b in batches]), _together([b.targets for b in batches]))
+    numbers = [b.indices for b in batches if b.indices is not None]
+    indices = torch.cat(numbers) if len(numbers) == len(batches) else None
+    return Batch(_together([b.inputs for b in batches]), _together([b.targets for b in batches]), indices)
 
 
 def _together(trees: Sequence[Tree]) -> Tree:

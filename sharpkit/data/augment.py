@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 Augmentation = Literal["none", "basic", "cutout"]
+
+
+class Among(NamedTuple):
+    """Which images of a larger batch these are; what is drawn for them does not depend on who has the others.
+
+    Args:
+        whole: Images of the larger batch.
+        positions: Of these in it, (B,).
+    """
+
+    whole: int
+    positions: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,19 +44,19 @@ class Augment:
     flip: bool = False
     cutout: int = 0
 
-    def move(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def move(self, images: Tensor, generator: torch.Generator, among: Among | None = None) -> Tensor:
         """Shift and mirror images (B, C, H, W)."""
         if self.kind != "none" and self.pad:
-            images = random_crop(images, self.pad, generator)
+            images = random_crop(images, self.pad, generator, among)
         if self.kind != "none" and self.flip:
-            images = random_flip(images, generator)
+            images = random_flip(images, generator, among)
         return images
 
-    def blank(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def blank(self, images: Tensor, generator: torch.Generator, among: Among | None = None) -> Tensor:
         """Blank a part of images (B, C, H, W), if cutout is wanted."""
         if self.kind != "cutout":
             return images
-        return random_cutout(images, self.cutout or images.shape[-1] // 4, generator)
+        return random_cutout(images, self.cutout or images.shape[-1] // 4, generator, among)
 
 
 PLAIN = Augment()
@@ -74,39 +86,46 @@ def _bytes(values: tuple[float, ...], device: torch.device) -> Tensor:
     return 255 * torch.tensor(values, device=device)[:, None, None]
 
 
-def random_crop(images: Tensor, pad: int, generator: torch.Generator) -> Tensor:
+def random_crop(images: Tensor, pad: int, generator: torch.Generator, among: Among | None = None) -> Tensor:
     """Shift every image by up to `pad` pixels each way; what comes in is zero.
 
     Args:
         images: (B, C, H, W).
         pad: The largest shift.
         generator: On the CPU, so that every device draws the same shifts.
+        among: Of which larger batch they are; None is of none.
     """
     count, _, height, width = images.shape
-    corner = torch.randint(0, 2 * pad + 1, (2, count, 1), generator=generator)[..., 0].to(images.device)
+    drawn = torch.randint(0, 2 * pad + 1, (2, among.whole if among else count, 1), generator=generator)[..., 0]
+    corner = (drawn if among is None else drawn[:, among.positions]).to(images.device)
     # With the channels last a row of a shifted image is one piece of memory.
     padded = functional.pad(images.movedim(1, -1), (0, 0, pad, pad, pad, pad))
     shifted = padded.unfold(1, height, 1).unfold(2, width, 1).movedim(3, -1)
     return shifted[torch.arange(count, device=images.device), corner[0], corner[1]].movedim(-1, 1)
 
 
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
+def random_flip(images: Tensor, generator: torch.Generator, among: Among | None = None) -> Tensor:
     """Mirror every image left to right with probability 1/2; images are (B, C, H, W)."""
-    chosen = torch.rand(images.shape[0], generator=generator).to(images.device) < 0.5
+    drawn = torch.rand(among.whole if among else images.shape[0], generator=generator)
+    chosen = (drawn if among is None else drawn[among.positions]).to(images.device) < 0.5
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
-def random_cutout(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
+def random_cutout(images: Tensor, side: int, generator: torch.Generator, among: Among | None = None) -> Tensor:
     """Blank a square around a random pixel of every image, cut off at the border (DeVries and Taylor 2017).
 
     Args:
         images: (B, C, H, W).
         side: Of the square, in pixels.
         generator: On the CPU.
+        among: Of which larger batch they are; None is of none.
     """
     count, _, height, width = images.shape
+    count = among.whole if among else count
     top = torch.randint(0, height, (count, 1), generator=generator) - side // 2
     left = torch.randint(0, width, (count, 1), generator=generator) - side // 2
+    if among is not None:
+        top, left = top[among.positions], left[among.positions]
     rows, cols = torch.arange(height), torch.arange(width)
     in_rows = (rows >= top) & (rows < top + side)
     in_cols = (cols >= left) & (cols < left + side)

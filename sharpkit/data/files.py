@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from sharpkit.core.task import Batch
 from sharpkit.data.augment import PLAIN, Augment, Normalise
-from sharpkit.data.part import Plan, in_order, in_order_that_fits
+from sharpkit.data.part import ALL, Plan, Share, in_order, in_order_that_fits
 from sharpkit.errors import InputError, one_line
 from sharpkit.libraries import imported
 
@@ -79,16 +79,19 @@ class ImageFiles:
         """Return the samples so that their batches are on a device; files stay where they are."""
         return replace(self, device=device)
 
-    def batches(self, plan: Plan, augment: Augment = PLAIN) -> Iterator[Batch]:
-        """Yield the batches of a plan, augmented, as the model sees them.
+    def batches(self, plan: Plan, augment: Augment = PLAIN, share: Share = ALL) -> Iterator[Batch]:
+        """Yield the batches of a plan, or a share of every one, augmented, as the model sees them.
 
         Raises:
             InputError: If a file cannot be read.
         """
-        for (rows, seed), read in zip(plan, self._read(plan, training=augment.kind != "none"), strict=True):
+        shares = [share.of(rows) for rows, _ in plan]
+        ours = [(rows, seed) for (rows, _, _), (_, seed) in zip(shares, plan, strict=True)]
+        read_ahead = self._read(ours, training=augment.kind != "none")
+        for (rows, among, parts), (_, seed), read in zip(shares, plan, read_ahead, strict=True):
             images = self.normalise(read.to(self.device, non_blocking=True))
-            images = augment.blank(images, torch.Generator().manual_seed(seed))
-            yield Batch(images, self.targets[rows].to(self.device), self.indices[rows].to(self.device))
+            images = augment.blank(images, torch.Generator().manual_seed(seed), among)
+            yield Batch(images, self.targets[rows].to(self.device), self.indices[rows].to(self.device), parts=parts)
 
     def whole(self) -> Plan:
         """Return the plan of all samples for a pass without gradients."""

@@ -10,7 +10,7 @@ import torch
 from sharpkit.core.task import Batch
 from sharpkit.data.augment import Augment, Augmentation
 from sharpkit.data.dataset import Dataset
-from sharpkit.data.part import Part
+from sharpkit.data.part import ALL, Part, Share
 from sharpkit.errors import UsageError
 
 _EPOCHS_APART = 1_000_003
@@ -22,7 +22,7 @@ class Loader:
     """Shuffled, augmented batches; those of epoch e depend on the seed and e alone.
 
     So a run can be resumed at any batch without replaying the ones before it. The last batch of an epoch may be
-    smaller; a single leftover sample is dropped, because batch norm cannot normalise it.
+    smaller; leftover samples are dropped where a process would have less than two, which batch norm cannot normalise.
 
     Args:
         samples: On the device that the batches are wanted on.
@@ -30,9 +30,11 @@ class Loader:
         seed: Of order and augmentation.
         dataset: Says which augmentations make sense.
         augmentation: `none`, `basic` (crop and flip) or `cutout` (basic, then cutout).
+        share: Which samples of every batch are wanted.
 
     Raises:
-        UsageError: If images are needed and the samples are none.
+        UsageError: If images are needed and the samples are none, or if there are more processes than pairs of samples
+            in a batch.
     """
 
     samples: Part
@@ -40,8 +42,15 @@ class Loader:
     seed: int
     dataset: Dataset
     augmentation: Augmentation = "none"
+    share: Share = ALL
 
     def __post_init__(self) -> None:
+        ranks, fewest = self.share.ranks, min(self.batch_size, len(self.samples))
+        if ranks > 1 and fewest < 2 * ranks:
+            raise UsageError(
+                f"a batch has {fewest} samples, and there are {ranks} processes, which need 2 each",
+                "give a larger --batch-size, or fewer processes",
+            )
         if self.augmentation != "none" and len(self.samples.shape) != 3:
             raise UsageError(
                 f"augmentation {self.augmentation} needs images (N, C, H, W), the data have shape "
@@ -51,7 +60,7 @@ class Loader:
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self.samples), self.batch_size)
-        return max(1, whole + (rest > 1))
+        return max(1, whole + (rest >= 2 * self.share.ranks))
 
     def epoch(self, number: int, start: int = 0, stop: int | None = None) -> Generator[Batch]:
         """Yield the batches of an epoch from the batch `start` on, up to the batch `stop` or the end."""
@@ -62,4 +71,4 @@ class Loader:
             for i in range(start, len(self) if stop is None else stop)
         ]
         augment = Augment(self.augmentation, self.dataset.pad, self.dataset.flip, self.dataset.cutout)
-        yield from self.samples.batches(plan, augment)
+        yield from self.samples.batches(plan, augment, self.share)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
-from sharpkit.core.task import Batch, Tree
-from sharpkit.data.augment import PLAIN, Augment
+from sharpkit.core.task import Batch, Tree, portion
+from sharpkit.data.augment import PLAIN, Among, Augment
 from sharpkit.errors import UsageError
 
 Plan = Sequence[tuple[Tensor, int]]
@@ -18,6 +19,31 @@ Plan = Sequence[tuple[Tensor, int]]
 
 _AT_ONCE = 1024  # samples of a pass without gradients
 _NUMBERS = 2**25  # in their inputs, at most, so that large images fit beside the model
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which samples of every batch this process has.
+
+    Args:
+        rank: Its number, from 0.
+        ranks: Of how many.
+        shards: That every batch will be cut into.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    shards: int = 1
+
+    def of(self, rows: Tensor) -> tuple[Tensor, Among | None, list[int] | None]:
+        """Return its rows of a batch's, which ones they are, and how many every rank has."""
+        if self.ranks == 1:
+            return rows, None, None
+        positions, parts = portion(len(rows), self.rank, self.ranks, self.shards)
+        return rows[positions], Among(len(rows), positions), parts
+
+
+ALL = Share()
 
 
 class Batched(Protocol):
@@ -30,8 +56,8 @@ class Batched(Protocol):
 
     def __len__(self) -> int: ...
 
-    def batches(self, plan: Plan, augment: Augment = PLAIN) -> Iterator[Batch]:
-        """Yield the batches of a plan, augmented, as the model sees them."""
+    def batches(self, plan: Plan, augment: Augment = PLAIN, share: Share = ALL) -> Iterator[Batch]:
+        """Yield the batches of a plan, or a share of every one, augmented, as the model sees them."""
         ...
 
 

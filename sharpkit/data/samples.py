@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sharpkit.core.task import Batch
 from sharpkit.data.augment import PLAIN, Augment, Normalise
-from sharpkit.data.part import Plan, as_one_batch, in_order_that_fits
+from sharpkit.data.part import ALL, Plan, Share, as_one_batch, in_order_that_fits
 from sharpkit.errors import InputError, one_line
 
 
@@ -54,15 +54,16 @@ class Samples:
         """Return the samples on a device."""
         return Samples(self.inputs.to(device), self.targets.to(device), self.indices.to(device), self.normalise)
 
-    def batches(self, plan: Plan, augment: Augment = PLAIN) -> Iterator[Batch]:
-        """Yield the batches of a plan, augmented, as the model sees them."""
+    def batches(self, plan: Plan, augment: Augment = PLAIN, share: Share = ALL) -> Iterator[Batch]:
+        """Yield the batches of a plan, or a share of every one, augmented, as the model sees them."""
         for rows, seed in plan:
-            picked = self.take(rows)
+            ours, among, parts = share.of(rows)
+            picked = self.take(ours)
             generator = torch.Generator().manual_seed(seed)
-            inputs = augment.move(picked.inputs, generator)
+            inputs = augment.move(picked.inputs, generator, among)
             if self.normalise is not None:
                 inputs = self.normalise(inputs)
-            yield Batch(augment.blank(inputs, generator), picked.targets, picked.indices)
+            yield Batch(augment.blank(inputs, generator, among), picked.targets, picked.indices, parts=parts)
 
     def whole(self) -> Plan:
         """Return the plan of all samples for a pass without gradients."""

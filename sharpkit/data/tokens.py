@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpkit.core.task import Batch
 from sharpkit.data.augment import PLAIN, Augment
 from sharpkit.data.dataset import Dataset, cut_test
-from sharpkit.data.part import Plan, as_one_batch
+from sharpkit.data.part import ALL, Plan, Share, as_one_batch
 from sharpkit.data.text import Corpus, Texts
 from sharpkit.errors import UsageError
 
@@ -91,15 +91,16 @@ class Tokens:
         fields = {name: values.to(device) for name, values in self.fields.items()}
         return replace(self, fields=fields, targets=self.targets.to(device), indices=self.indices.to(device))
 
-    def batches(self, plan: Plan, augment: Augment = PLAIN) -> Iterator[Batch]:
-        """Yield the batches of a plan as the model sees them; texts are not augmented."""
+    def batches(self, plan: Plan, augment: Augment = PLAIN, share: Share = ALL) -> Iterator[Batch]:
+        """Yield the batches of a plan, or a share of every one, as the model sees them; texts are not augmented."""
         device = self.targets.device
-        for rows, _ in plan:
+        for all_rows, _ in plan:
+            rows, _, parts = share.of(all_rows)
             here, lengths = rows.to(device, non_blocking=True), self.lengths[rows]
             width = self.shape[0] if self.even or not len(rows) else int(lengths.max())
             inputs = {name: values[here, :width].long() for name, values in self.fields.items()}
             inputs[_MASK] = (torch.arange(width) < lengths[:, None]).long().to(device, non_blocking=True)
-            yield Batch(inputs, self.targets[here], self.indices[here])
+            yield Batch(inputs, self.targets[here], self.indices[here], parts=parts)
 
     def whole(self) -> Plan:
         """Return the plan of all samples for a pass without gradients, the short ones first."""

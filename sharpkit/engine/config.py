@@ -90,6 +90,11 @@ class TrainConfig:
     probe_every: int | None = option(None, "Steps between two measurements.", shown="those of an epoch")
     probe_samples: str = option("all", "Training samples that are measured with: a number, or all.")
     probe_rho: float = option(0.05, "Distance of --probe sharpness.")
+    ascent_scope: Literal["global", "local"] = option(
+        "global", "Of several processes: climb the gradient of the whole batch, or each that of its own part."
+    )
+    sync_bn: bool = option(False, "Batch norm over the samples of all processes.")
+    timeout: float = option(600.0, "Seconds that a process waits for another, at most.")
     seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
@@ -120,6 +125,12 @@ class TrainConfig:
         check_range("smoothing", self.smoothing, 0, 1, open_high=True)
         check_range("accum", self.accum, 1)
         check_range("wd", self.wd, 0)
+        check_range("timeout", self.timeout, 0, 10**6, open_low=True)
+        if self.sync_bn and self.ascent_scope == "local":
+            raise UsageError(
+                "sync-bn is set and ascent-scope is local, where every process climbs without the others",
+                "leave one of them out",
+            )
         check_range("momentum", self.momentum, 0, 1, open_high=True)
         check_range("seed", self.seed, 0, 2**31 - 1)
         for name, value in (("lr", self.lr), ("clip", self.clip), ("limit", self.limit)):

@@ -14,9 +14,9 @@ from sharpkit.core.report import StepReport
 from sharpkit.core.task import Batch
 from sharpkit.engine import checkpoint, weights
 from sharpkit.engine.config import to_mapping
-from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.external import is_file_reference
 from sharpkit.engine.probes import Probes
+from sharpkit.engine.ranks import Stops, on_first
 from sharpkit.engine.records import Records
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
@@ -82,6 +82,7 @@ class Fit:
             InterruptedRunError: If a signal asked to stop; the state is saved.
         """
         session, loader = self.session, self.session.loader
+        stops = Stops(stop, session.comm)
         self.run.cut_metrics(self.position)
         self.observer.begin(session, self.position)
         session.model.train()
@@ -93,11 +94,13 @@ class Fit:
                 for batch in batches:
                     self._step(batch, epoch)
                     self._probe(stop)
-                    if stop.signal_number and self.position % session.steps_per_epoch:
-                        self._stop(stop.signal_number)
+                    number = stops.heard()
+                    if number and self.position % session.steps_per_epoch:
+                        self._stop(number)
             self._end_epoch(epoch + 1)
-            if stop.signal_number and self.position < session.total_steps:
-                self._stop(stop.signal_number)
+            number = stops.heard()
+            if number and self.position < session.total_steps:
+                self._stop(number)
         if session.optimizer.totals.dropped == session.total_steps:
             self._diverged("every step overflowed in fp16, and none was taken")
         self.save()
@@ -114,7 +117,7 @@ class Fit:
 
     def _stepped(self, batch: Batch) -> StepReport:
         try:
-            return self.session.optimizer.step((batch.inputs, batch.targets, batch.indices))
+            return self.session.optimizer.step(batch)
         except DivergedError as error:
             self._diverged(f"{error.message}, at step {self.position + 1}")
         except SharpkitError:
@@ -131,9 +134,10 @@ class Fit:
 
     def _probe(self, stop: StopRequest) -> None:
         """Measure if it is time and was not done yet; the clock of the run stands still meanwhile."""
-        if self.probes is None or not self.probes.due(self.position) or self.run.has("probe", self.position):
+        if self.probes is None or not self.probes.due(self.position) or on_first(self._was_probed):
             return
-        found = self.probes.measure(lambda: not stop.signal_number)
+        alone = self.session.comm.size == 1  # several must not end a measurement apart
+        found = self.probes.measure(lambda: not (alone and stop.signal_number))
         if found is None:  # a signal; the run that goes on makes up for it
             return
         self.probed, seconds = found
@@ -144,8 +148,11 @@ class Fit:
             {"kind": "probe", "step": self.position, "epoch": epoch, **self.probed, "seconds": round(seconds, 3)}
         ])  # fmt: skip
 
+    def _was_probed(self) -> bool:
+        return self.run.has("probe", self.position)
+
     def _collect(self) -> None:
-        bad = self.records.collect()
+        bad = self.records.collect(self.session.comm)
         if bad is not None:
             self._diverged(f"the loss is {bad[1]} at step {bad[0]} (epoch {self._epoch_of(bad[0])})")
 
@@ -165,7 +172,7 @@ class Fit:
         self._collect()
         self.elapsed = time.perf_counter() - self._started
         session, records = self.session, self.records
-        val = evaluate(session.model, session.test_task, session.splits.val, session.dataset.metrics)
+        val = session.score(session.splits.val)
         if len(session.splits.val) and not math.isfinite(val.loss):
             self._diverged(f"the validation loss is {val.loss} after step {self.position} (epoch {epoch})")
         counters = session.optimizer.counters()
@@ -226,6 +233,7 @@ class Fit:
         if not weights.all_finite(session.model):
             self._diverged(f"a weight or buffer is not finite after step {self.position}")
         target = path or self.run.checkpoint
+        streams = session.comm.objects(randomness.capture(session.device))
         content = {
             "config": to_mapping(session.config),
             "asked": to_mapping(session.asked),
@@ -235,7 +243,8 @@ class Fit:
             "model": weights.state_of(session.model),
             "optimizer": session.optimizer.state_dict(),
             "scheduler": session.scheduler.state_dict(),
-            "randomness": randomness.capture(session.device),
+            "randomness": streams[0],
+            "ranks": streams[1:],
             "step": self.position,
             "records": self.records.state_dict(),
             "elapsed": self.elapsed,
@@ -244,7 +253,7 @@ class Fit:
             "probe_seconds": self.probe_seconds,
             "probed": self.probed,
         }
-        checkpoint.save(target, content)
+        on_first(lambda: checkpoint.save(target, content))
         self._saved = f"the last good checkpoint is {target} (step {self.position})"
 
     def restore(self, content: dict[str, Any]) -> None:
@@ -267,7 +276,9 @@ class Fit:
             )
         session.optimizer.load_state_dict(content["optimizer"])
         session.scheduler.load_state_dict(content["scheduler"])
-        randomness.restore(content["randomness"], session.device)
+        streams = [content["randomness"], *content.get("ranks", [])]
+        if session.comm.rank < len(streams):  # one that was not there goes on from its own seed
+            randomness.restore(streams[session.comm.rank], session.device)
         self.position = content["step"]
         self.records = Records.of(content["records"])
         self.elapsed = content["elapsed"]

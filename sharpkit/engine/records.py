@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.report import StepReport
 from sharpkit.core.task import Batch
 
@@ -68,14 +69,18 @@ class Records:
             hits = report.loss.new_full((), math.nan)
         else:
             hits = (report.outputs.argmax(1) == batch.targets).sum()
-        self._waiting.append(Waiting(step, batch.size, report.dropped, report.loss, hits, report.notes))
+        self._waiting.append(Waiting(step, batch.count, report.dropped, report.loss, hits, report.notes))
 
-    def collect(self) -> tuple[int, float] | None:
-        """Read what is waiting; return step and value of the first loss that is not finite, if any."""
+    def collect(self, comm: Comm = ALONE) -> tuple[int, float] | None:
+        """Read what is waiting; return step and value of the first loss that is not finite, if any.
+
+        Args:
+            comm: The processes that each step's batch lies on; their hits are added up.
+        """
         if not self._waiting:
             return None
         waiting, self._waiting = self._waiting, []
-        losses, hits = _read([w.loss for w in waiting]), _read([w.hits for w in waiting])
+        losses, hits = _read([w.loss for w in waiting]), _read([w.hits for w in waiting], comm)
         for one, loss, hit in zip(waiting, losses, hits, strict=True):
             if not math.isfinite(loss) and not one.dropped:
                 return one.step, loss
@@ -141,6 +146,10 @@ class Waiting:
     notes: Mapping[str, Tensor]
 
 
-def _read(values: list[Tensor]) -> list[float]:
-    """Read 0-dim values of one device at once."""
-    return cast("list[float]", torch.stack([v.double() for v in values]).tolist()) if values else []
+def _read(values: list[Tensor], comm: Comm = ALONE) -> list[float]:
+    """Read 0-dim values of one device, or their sums over processes, at once."""
+    if not values:
+        return []
+    stacked = torch.stack([v.double() for v in values])
+    comm.sum_([stacked])
+    return cast("list[float]", stacked.tolist())

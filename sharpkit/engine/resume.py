@@ -11,12 +11,13 @@ from typing import Any
 from sharpkit.engine import checkpoint
 from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping, with_radius
 from sharpkit.engine.fit import Fit, Observer
+from sharpkit.engine.ranks import on_first
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.session import build
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 from sharpkit.recipes.grammar import parse
 
-_MAY_DIFFER = ("device", "threads", "workers", "data_dir", "download")
+_MAY_DIFFER = ("device", "threads", "workers", "data_dir", "download", "timeout")
 """What a run may go on with otherwise than it began: where it runs, and where its data are."""
 
 
@@ -32,13 +33,14 @@ def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
         InputError: If there is no checkpoint, or it is damaged, or made from other data.
         UsageError: If an option contradicts the run.
     """
-    content = checkpoint.load(checkpoint.located(path))
+    content = on_first(lambda: checkpoint.load(checkpoint.located(path)))
     try:
         config = TrainConfig(**from_mapping(content["config"], str(path)))
         asked = TrainConfig(**from_mapping(content["asked"], str(path)))
         _check_same(config, given)
         session = build(replace(config, **{key: given[key] for key in _MAY_DIFFER if key in given}), asked=asked)
-        fit = Fit(session, RunDir(path if path.is_dir() else path.parent), observer)
+        folder = on_first(lambda: path if path.is_dir() else path.parent)
+        fit = Fit(session, RunDir(folder, writes=session.comm.rank == 0), observer)
         fit.restore(content)
     except SharpkitError:
         raise

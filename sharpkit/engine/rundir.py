@@ -19,6 +19,7 @@ from sharpkit import __version__
 from sharpkit.engine.checkpoint import write_atomically
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.documents import finite
+from sharpkit.engine.world import world
 from sharpkit.errors import InputError, UsageError, one_line
 
 
@@ -27,10 +28,12 @@ class RunDir:
 
     Args:
         path: The directory.
+        writes: Whether this process writes to it; one of several does.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
         self.path = path
+        self.writes = writes
         self.checkpoint = path / "ckpt.pt"
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.toml"
@@ -38,6 +41,8 @@ class RunDir:
 
     def create(self, config: TrainConfig, environment: Mapping[str, Any], preset: str | None = None) -> None:
         """Write what the run was asked for, the preset as a comment, and where it runs."""
+        if not self.writes:
+            return
         head = f"# preset {preset}\n" if preset else ""
         write_text(self.config, head + tomli_w.dumps(to_mapping(config)))
         write_text(self.path / "env.json", json.dumps(environment, indent=2) + "\n")
@@ -49,6 +54,8 @@ class RunDir:
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl; numbers that are not finite become null."""
+        if not self.writes:
+            return
         lines = "".join(json.dumps(finite(record)) + "\n" for record in records)
         try:
             with self.metrics.open("a", encoding="utf-8") as file:
@@ -86,7 +93,7 @@ class RunDir:
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines of steps after `step`, and a torn last line, so that a resumed run does not repeat any."""
-        if not self.metrics.is_file():
+        if not self.writes or not self.metrics.is_file():
             return
         kept: list[str] = []
         for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -196,7 +203,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device_name": name,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "threads": torch.get_num_threads(),
-        "world_size": 1,
+        "world_size": world().size,
         "git": _git_state(),
         "argv": sys.argv,
     }

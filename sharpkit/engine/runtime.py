@@ -16,6 +16,7 @@ from torch import nn
 
 from sharpkit.core.task import Batch, Task
 from sharpkit.core.undisturbed import undisturbed
+from sharpkit.engine.world import world
 from sharpkit.errors import InputError, UsageError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -34,7 +35,9 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
-        return torch.device("cpu") if accelerator is None else accelerator
+        name = "cpu" if accelerator is None else str(accelerator)
+    if name == "cuda" and world().local_size > 1:
+        name = f"cuda:{world().local_rank}"  # a device each
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -95,11 +98,11 @@ def pick_threads(wanted: str, model: nn.Module, task: Task, batch: Batch, device
         batch: One training batch.
         device: Where the model runs; elsewhere than on a CPU nothing is measured.
     """
-    most = _ALL_THREADS
+    most = local_threads(_ALL_THREADS)
     if wanted != "auto":
         torch.set_num_threads(int(wanted))
         return int(wanted), f"threads: {wanted}, as given"
-    if most == 1 or device.type != "cpu":
+    if most == 1 or device.type != "cpu" or world().size > 1:
         torch.set_num_threads(most)
         return most, f"threads: {most}"
     torch.set_num_threads(most)
@@ -124,6 +127,16 @@ def _passes(task: Task, model: nn.Module, batch: Batch, threads: int, count: int
         times.append(time.perf_counter() - start)
         model.zero_grad()
     return statistics.median(times)
+
+
+def local_threads(most: int) -> int:
+    """Return how many of the CPU threads are this process's part, where several share the machine."""
+    here = world()
+    if here.local_size == 1 or "OMP_NUM_THREADS" in os.environ:
+        return most
+    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = ours < (os.cpu_count() or 1)  # a batch system has given this process its own
+    return max(1, min(most, ours if bound else ours // here.local_size))
 
 
 class StopRequest:

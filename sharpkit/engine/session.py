@@ -12,17 +12,20 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from sharpkit.core.batch_norm import synchronise
+from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.optimizer import SharpnessAware
 from sharpkit.core.task import Supervised
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
-from sharpkit.data.part import drawn
+from sharpkit.data.part import Part, Share, drawn
 from sharpkit.data.split import Splits
-from sharpkit.engine import external, runtime, schedules
+from sharpkit.engine import external, ranks, runtime, schedules
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import compiled
 from sharpkit.engine.config import TrainConfig, sample_count, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
+from sharpkit.engine.evaluate import Score, evaluate
 from sharpkit.engine.layout import pick_layout
 from sharpkit.engine.objective import check_rule, loss_of
 from sharpkit.engine.probe_names import check_probes
@@ -33,6 +36,8 @@ from sharpkit.models import MODELS
 from sharpkit.models.huggingface import PREFIX, is_hugging_face, notes_of
 from sharpkit.models.libraries import from_library
 from sharpkit.recipes.grammar import parse
+
+_RANKS_APART = 1_000_003
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class Session:
     optimizer: SharpnessAware
     scheduler: LambdaLR
     notes: tuple[str, ...]
+    comm: Comm = ALONE
 
     @property
     def steps_per_epoch(self) -> int:
@@ -65,6 +71,10 @@ class Session:
     def total_steps(self) -> int:
         """Steps in the run."""
         return self.config.epochs * len(self.loader)
+
+    def score(self, part: Part) -> Score:
+        """Return loss and metrics of the model on held-out samples."""
+        return evaluate(self.model, self.test_task, part, self.dataset.metrics, self.comm)
 
 
 def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
@@ -79,6 +89,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         InputError: If data, model or initial weights cannot be had or do not fit.
     """
     rule = parse(with_radius(config.opt, config.rho))
+    comm = ranks.join(config.device, config.timeout)
     device = runtime.pick_device(config.device)
     runtime.set_determinism(config.deterministic)
     runtime.set_tf32(config.tf32)
@@ -91,7 +102,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     check_rule(rule, dataset)
     loss = loss_of(dataset, config.smoothing)
     augment = dataset.augment if config.augment == "auto" else config.augment
-    loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment))
+    share = Share(comm.rank, comm.size, rule.shards or 1)
+    loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment), share)
     check_probes(
         config.probe,
         rule.name,
@@ -112,13 +124,19 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         load_weights(model, Path(config.init), partial=config.partial, trust=trust, note=notes.append)
     rehearse(model, task, probe, dataset.classes)
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
-    task, layout, told = pick_layout(config.channels_last, task, probe, config.amp, deterministic=config.deterministic)
+    plain, wanted, how = task, config.channels_last, {"deterministic": config.deterministic}
+    if comm.size > 1:  # one choice for all, since the order of sums depends on it
+        wanted = ranks.on_first(lambda: pick_layout(wanted, plain, probe, config.amp, **how)[1])
+    task, layout, told = pick_layout(wanted, plain, probe, config.amp, **how)
     notes += [sentence, *told]
     if device.type == "cuda" and config.amp == "off":
         notes.append(f"tf32: {'on' if config.tf32 else 'off; --tf32 or --amp bf16 is faster'}")
     if config.compile:
         task, sentence = compiled(task, probe)
         notes.append(sentence)
+    if config.sync_bn and comm.size > 1:
+        synchronise(model, comm)
+    comm.broadcast_([t.detach() for t in (*model.parameters(), *model.buffers())])
     base = build_base(replace(config, wd=0.0) if config.wd_in_loss else config, model.parameters())
     optimizer = SharpnessAware(
         model,
@@ -133,12 +151,16 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         clip=config.clip,
         accumulate=config.accum,
         precision=config.amp,
+        comm=comm,
+        ascent_scope=config.ascent_scope,
         samples=int(dataset.train.indices.max()) + 1,
         draw=partial(drawn, splits.train),
         loss_decay=config.wd if config.wd_in_loss else 0.0,
         rho_schedule=config.rho_sched,
         rho_warmup=_warmup_steps(config, len(loader)),
     )
+    if comm.rank:
+        external.seed(config.seed + _RANKS_APART * comm.rank)  # its samples have dropout masks of their own
     resolved = replace(
         config,
         preset=None,  # its values are in this configuration, and must not be applied once more over others
@@ -163,6 +185,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         optimizer=optimizer,
         scheduler=schedules.attach(base, config, len(loader)),
         notes=tuple(notes),
+        comm=comm,
     )
 
 

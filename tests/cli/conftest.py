@@ -6,23 +6,32 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
 import termios
 import threading
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from sharpkit.cli.main import run
+from sharpkit.commands import train as train_command
+from sharpkit.engine.config import TrainConfig
 
 TINY = ("--epochs", "2", "--limit", "200", "--model", "mlp", "--threads", "1")
 """Two epochs of two steps, on 180 samples."""
 
 SOURCE = "import torch\nimport numpy as np\nfrom torch import nn\n\n"
+
+MODEL = """
+def f(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, classes))
+"""
+"""A small network, without batch norm."""
 
 LAUNCH = "import sys; from sharpkit.cli.main import run; sys.exit(run(sys.argv[1:]))"
 
@@ -51,17 +60,12 @@ class Result:
 
 
 @pytest.fixture(autouse=True)
-def _alone(tmp_path, monkeypatch):
+def _alone(alone, many_runs, monkeypatch):
     """A folder of one's own, no settings of the caller, and torch left as it was."""
-    monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
         if name.startswith(("SHARPKIT_", "_SHARPKIT")) or name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("TERM", "xterm-256color")
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 @pytest.fixture
@@ -105,6 +109,29 @@ def refused(fails):
     return lambda option, *more: fails(
         3, "train", "--epochs", "1", "--limit", "60", "--threads", "1", option, "u.py:f", *more
     )
+
+
+@pytest.fixture(scope="session")
+def _trained(tmp_path_factory):
+    """Runs of four epochs with a checkpoint of each, every network once."""
+
+    @cache
+    def call(source):
+        folder = tmp_path_factory.mktemp("trained")
+        (folder / "u.py").write_text(SOURCE + source)
+        config = TrainConfig(model=f"{folder / 'u.py'}:f", epochs=4, limit=200, threads="1", save_every="1")
+        train_command.run(config, folder / "run")
+        return folder / "run"
+
+    return call
+
+
+@pytest.fixture
+def run_dir(request, _trained, tmp_path):
+    """A run of the network that the module's MODEL builds, or else of 610 parameters, as `r`."""
+    source = getattr(request.module, "MODEL", MODEL)
+    shutil.copytree(_trained(source), tmp_path / "r")
+    return Path("r")
 
 
 class Screen:

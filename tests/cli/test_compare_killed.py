@@ -1,7 +1,7 @@
 """A comparison that is stopped, killed, torn or made elsewhere ends in the same table, to the last digit."""
 
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,13 +33,18 @@ CALL = (
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The table of a comparison that nothing happened to."""
+def undisturbed(tmp_path_factory):
+    """The folder and the table of a comparison that nothing happened to."""
     folder = tmp_path_factory.mktemp("whole")
     done = start(*CALL, cwd=folder)
     out, err = done.communicate(timeout=120)
     assert done.returncode == 0, err
-    return table(out)
+    return folder, table(out)
+
+
+@pytest.fixture
+def whole(undisturbed):
+    return undisturbed[1]
 
 
 def start(*words, cwd="."):
@@ -82,23 +87,22 @@ def trained(epochs):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_saves_every_run_and_the_same_command_goes_on(whole, number):
+def test_a_signal_saves_every_run_and_the_same_command_goes_on(sharpkit, whole, number):
     process = start(*CALL)
     wait_for(lambda: trained(3))
     children = workers(process)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + number, err
     assert "the same command goes on" in err
     assert not any(map(alive, children))
-    again = start(*CALL)
-    out, err = again.communicate(timeout=120)
-    assert again.returncode == 0, err
-    assert "going on with" in err
-    assert table(out) == whole
+    again = sharpkit(*CALL)
+    assert again.code == 0, again.stderr
+    assert "going on with" in again.stderr
+    assert table(again.stdout) == whole
 
 
-def test_a_killed_comparison_leaves_no_process_and_goes_on(whole):
+def test_a_killed_comparison_leaves_no_process_and_goes_on(sharpkit, whole):
     process = start(*CALL)
     wait_for(lambda: trained(2))
     children = workers(process)
@@ -106,25 +110,24 @@ def test_a_killed_comparison_leaves_no_process_and_goes_on(whole):
     process.kill()
     process.communicate()
     wait_for(lambda: not any(map(alive, children)), 30)
-    again = start(*CALL)
-    out, err = again.communicate(timeout=120)
-    assert (again.returncode, table(out)) == (0, whole), err
+    again = sharpkit(*CALL)
+    assert (again.code, table(again.stdout)) == (0, whole), again.stderr
 
 
-def test_a_killed_process_is_told_and_its_run_gone_on_with(whole):
+def test_a_killed_process_is_told_and_its_run_gone_on_with(sharpkit, whole):
     process = start(*CALL)
     wait_for(lambda: trained(2))
     os.kill(workers(process)[0], signal.SIGKILL)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 5
     assert "its process ended with signal 9" in err
-    again = start(*CALL)
-    out, err = again.communicate(timeout=120)
-    assert (again.returncode, table(out)) == (0, whole), err
+    again = sharpkit(*CALL)
+    assert (again.code, table(again.stdout)) == (0, whole), again.stderr
 
 
-def test_half_a_run_is_told_and_made_anew(whole):
-    start(*CALL).communicate(timeout=120)
+def test_half_a_run_is_told_and_made_anew(sharpkit, undisturbed):
+    folder, whole = undisturbed
+    shutil.copytree(folder / "runs", "runs")
     cells = sorted(path for path in Path("runs/compare").iterdir() if path.is_dir())
     (cells[0] / "seal.json").unlink()
     (cells[0] / "ckpt.pt").write_bytes((cells[0] / "ckpt.pt").read_bytes()[:1000])
@@ -134,18 +137,16 @@ def test_half_a_run_is_told_and_made_anew(whole):
     content = bytearray((cells[3] / "ckpt.pt").read_bytes())
     content[-30] ^= 1
     (cells[3] / "ckpt.pt").write_bytes(content)
-    again = start(*CALL, "--json")
-    out, err = again.communicate(timeout=120)
-    assert again.returncode == 0, err
-    warnings = "\n".join(json.loads(out)["warnings"])
+    again = sharpkit(*CALL, "--json")
+    assert again.code == 0, again.stderr
+    warnings = "\n".join(again.json["warnings"])
     assert warnings.count("trained anew") == 4
     for cell, what in zip(
         cells, ("is half a run", "is half a run", "another config.toml", "another ckpt.pt"), strict=True
     ):
         assert f"{cell} " in warnings
         assert what in warnings
-    last = start(*CALL)
-    assert table(last.communicate(timeout=60)[0]) == whole
+    assert table(sharpkit(*CALL).stdout) == whole
 
 
 @pytest.mark.parametrize(
@@ -161,11 +162,10 @@ def test_commands_that_others_run_complete_a_comparison(whole, process, out, how
     assert table(after.stdout) == whole
 
 
-def test_two_at_once_do_not_disturb_each_other(whole):
+def test_two_at_once_do_not_disturb_each_other(sharpkit, whole):
     first, second = start(*CALL), start(*CALL)
     outcomes = [process.communicate(timeout=180) for process in (first, second)]
     codes = sorted((first.returncode, second.returncode))
     assert codes[0] == 0 or codes == [5, 5], outcomes
-    last = start(*CALL)
-    out, err = last.communicate(timeout=120)
-    assert (last.returncode, table(out)) == (0, whole), err
+    last = sharpkit(*CALL)
+    assert (last.code, table(last.stdout)) == (0, whole), last.stderr

@@ -248,9 +248,9 @@ def test_the_same_command_twice_makes_two_runs_with_the_same_numbers(train):
 @pytest.mark.parametrize(
     ("command", "code"),
     [
-        ("sharpkit ls", 141),
         ("sharpkit train --help", 141),
-        ("sharpkit train --lr -1 --json", 2),
+        pytest.param("sharpkit ls", 141, marks=pytest.mark.slow),
+        pytest.param("sharpkit train --lr -1 --json", 2, marks=pytest.mark.slow),
     ],
 )
 def test_a_reader_that_is_gone_ends_the_program_quietly(process, command, code, unbuffered):

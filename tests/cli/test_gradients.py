@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import signal
 from pathlib import Path
 
@@ -24,25 +23,6 @@ def f(shape, classes):
 """
 
 commands = pytest.mark.parametrize("command", FAST)
-
-
-@pytest.fixture(scope="module")
-def _run(tmp_path_factory):
-    """A trained network of 626 parameters."""
-    from sharpkit.commands.train import run
-    from sharpkit.engine.config import TrainConfig
-
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "u.py").write_text("from torch import nn\n\n" + MODEL)
-    run(TrainConfig(model=f"{folder / 'u.py'}:f", epochs=2, limit=200, threads="1"), folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture
-def run_dir(_run, tmp_path):
-    """A copy of the trained run, as `r`."""
-    shutil.copytree(_run, tmp_path / "r")
-    return Path("r")
 
 
 @commands

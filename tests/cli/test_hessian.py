@@ -1,7 +1,9 @@
 """`sharpkit hessian`: tables, files, JSON, several checkpoints, backends, exit codes."""
 
+import io
 import json
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,32 +14,6 @@ from sharpkit.commands import hessian as command
 from tests.cli.conftest import plain
 
 FAST = ("--threads", "1", "--samples", "60", "--steps", "12", "--tol", "1e-3")
-MODEL = """
-def f(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, classes))
-"""
-
-
-@pytest.fixture(scope="module")
-def _run(tmp_path_factory):
-    """A trained network of 610 parameters."""
-    from sharpkit.commands.train import run
-    from sharpkit.engine.config import TrainConfig
-
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "u.py").write_text("from torch import nn\n\n" + MODEL)
-    config = TrainConfig(model=f"{folder / 'u.py'}:f", epochs=3, limit=200, threads="1")
-    run(config, folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture
-def run_dir(_run, tmp_path):
-    """A copy of the trained run, as `r`."""
-    import shutil
-
-    shutil.copytree(_run, tmp_path / "r")
-    return Path("r")
 
 
 def test_a_pipe_gets_a_line_a_checkpoint_and_the_files_are_written(sharpkit, run_dir):
@@ -68,13 +44,22 @@ def test_json_is_one_document(sharpkit, run_dir):
     assert sum(result["density"]["runs"][0]["weights"]) == pytest.approx(1)
 
 
-def test_several_checkpoints_from_stdin_share_a_figure(process, run_dir):
-    done = process(f"ls {run_dir} | grep ckpt.pt | sed 's:^:r/:' | sharpkit hessian - r {' '.join(FAST)} -o f.svg")
+def test_several_checkpoints_from_stdin_share_a_figure(sharpkit, run_dir, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("r/ckpt.pt\n"))
+    done = sharpkit("hessian", "-", "r", *FAST, "-o", "f.svg")
     assert done.code == 0, done.stderr
     assert len(done.stdout.splitlines()) == 3
     text = Path("f.svg").read_text()
     assert "<svg" in text
     assert set(np.load("f.npz")["ckpt"]) == {"r", "r/ckpt.pt"}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("run_dir")
+def test_names_of_checkpoints_come_through_a_pipe(process):
+    done = process(f"ls r | grep ckpt.pt | sed 's:^:r/:' | sharpkit hessian - r {' '.join(FAST)} --no-plot")
+    assert done.code == 0, done.stderr
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == ["ckpt", "r/ckpt.pt", "r"]
 
 
 def test_a_table_for_a_person(terminal, run_dir):

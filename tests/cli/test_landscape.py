@@ -16,32 +16,6 @@ from sharpkit.commands.landscape_store import Store
 from tests.cli.conftest import LAUNCH, plain
 
 FAST = ("--threads", "1", "--samples", "60", "--x", "-1:1:6", "--y", "-1:1:5", "--no-check")
-MODEL = """
-def f(shape, classes):
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Tanh(), nn.Linear(8, classes))
-"""
-
-
-@pytest.fixture(scope="module")
-def _run(tmp_path_factory):
-    """A trained network of 610 parameters, with a checkpoint of every epoch."""
-    from sharpkit.commands.train import run
-    from sharpkit.engine.config import TrainConfig
-
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "u.py").write_text("from torch import nn\n\n" + MODEL)
-    config = TrainConfig(model=f"{folder / 'u.py'}:f", epochs=4, limit=200, threads="1", save_every="1")
-    run(config, folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture
-def run_dir(_run, tmp_path):
-    """A copy of the trained run, as `r`."""
-    import shutil
-
-    shutil.copytree(_run, tmp_path / "r")
-    return Path("r")
 
 
 def rows_of(done):

@@ -13,10 +13,18 @@ from sharpkit.data.source import Access, Packaged, Size
 from sharpkit.data.split import split
 from sharpkit.errors import InputError
 
-SOURCES = {
-    "digits": lambda: (load_digits().images[:, None] / 16, load_digits().target),
-    "mnist5k": lambda: (mnist_data()[0].reshape(-1, 1, 28, 28) / 255, mnist_data()[1]),
-}
+
+def digits():
+    raw = load_digits()
+    return raw.images[:, None] / 16, raw.target
+
+
+def mnist5k():
+    pixels, labels = mnist_data()
+    return pixels.reshape(-1, 1, 28, 28) / 255, labels
+
+
+SOURCES = {"digits": digits, "mnist5k": mnist5k}
 CONSTANTS = {"digits": (0.3053, 0.3761), "mnist5k": (0.1307, 0.3081)}
 
 

@@ -1,5 +1,6 @@
 """Small networks in double precision, their dense Hessians, and operators that are known exactly."""
 
+import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call, grad, jacrev
@@ -148,3 +149,23 @@ def rotated(values, seed=0):
     basis = torch.linalg.qr(torch.randn(count, count, generator=generator, dtype=torch.float64))[0]
     matrix = basis @ torch.diag(torch.tensor([float(v) for v in values], dtype=torch.float64)) @ basis.T
     return (matrix + matrix.T) / 2
+
+
+X, Y = np.linspace(-1, 1, 5), np.linspace(-0.5, 0.7, 4)
+"""The grid of the tests of surfaces."""
+
+
+def points(model, x, y, plane, xs, ys, loss=F.cross_entropy):
+    """The mean loss at every point by the definition, one functional call each: (ny, nx)."""
+    named = {name: p.detach() for name, p in model.named_parameters()}
+    found = np.zeros((len(ys), len(xs)))
+    for j, b in enumerate(ys):
+        for i, a in enumerate(xs):
+            moved = dict(named)
+            for k, name in enumerate(plane.names):
+                moved[name] = named[name] + a * plane.axes[0][k]
+                if len(plane.axes) > 1:
+                    moved[name] = moved[name] + b * plane.axes[1][k]
+            with torch.no_grad():
+                found[j, i] = float(loss(functional_call(model, moved, (x,)), y))
+    return found

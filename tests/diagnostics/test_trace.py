@@ -25,7 +25,14 @@ def trace_of(method, seed, steps=12, tol=1e-9, most=30, sizes=SIZES):
     return estimate(operator, sizes, method=method, lanczos=lanczos, tol=tol, most=most, generator=generator)
 
 
-@pytest.mark.parametrize(("method", "most"), [("deflated", 60), ("hutchinson", 100), ("hutch++", 60)])
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [
+        ("deflated", 60),
+        pytest.param("hutchinson", 100, marks=pytest.mark.slow),
+        pytest.param("hutch++", 60, marks=pytest.mark.slow),
+    ],
+)
 def test_the_trace_is_within_three_standard_errors(method, most):
     """Hutchinson's samples are skewed by the large eigenvalues, so it takes more of them to be as good as normal."""
     exact = np.array([part.sum() for part in np.split(MATRIX.diagonal().numpy(), np.cumsum(SIZES)[:-1])])

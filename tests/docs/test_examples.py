@@ -1,12 +1,17 @@
-"""Every example of the documents runs: Python in this process, commands as a user would type them."""
+"""Every example of the documents runs: Python and plain commands in this process, other commands by a shell."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import shlex
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +19,8 @@ from sybil import Sybil
 from sybil.document import Document
 from sybil.example import Example
 from sybil.parsers.myst import CodeBlockParser, PythonCodeBlockParser
+
+from sharpkit.cli.main import run
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -26,6 +33,9 @@ SECONDS = 60
 
 COMMAND = re.compile(r"(SHARPKIT_[A-Z_]+=\S+ )*(sharpkit|python -m sharpkit)( |$)")
 """What is run; everything after the name is the shell's."""
+
+PLAIN = re.compile(r"sharpkit( [\w.:=+,/-]+)*")
+"""A command of which a shell makes nothing but a list of words."""
 
 NOT_RUN = {"pip install .", 'pip install ".[mnist]"', 'pip install ".[test]"', 'pip install -e ".[dev]"', "pytest"}
 """What would change the environment that the tests run in, or run the tests within the tests."""
@@ -48,31 +58,50 @@ def refusal(command: str) -> str | None:
     return f"{command!r} is neither a sharpkit command nor one that is known and not run"
 
 
-def run_commands(example: Example) -> str | None:
+def by_the_shell(command: str) -> tuple[int, str]:
+    """Run a command as a user would type it; return its exit code and what it wrote."""
+    try:
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return 1, f"took more than {SECONDS} s"
+    return done.returncode, done.stdout + done.stderr
+
+
+def here(command: str) -> tuple[int, str]:
+    """Run a command that needs no shell without starting a process, which would import torch once more."""
+    if PLAIN.fullmatch(command) is None:
+        return by_the_shell(command)
+    written, started = io.StringIO(), time.monotonic()
+    with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
+        code = run(shlex.split(command)[1:])
+    return (1, f"took more than {SECONDS} s") if time.monotonic() - started > SECONDS else (code, written.getvalue())
+
+
+def run_commands(example: Example, call: Callable[[str], tuple[int, str]]) -> str | None:
     """Run the commands of a bash block in the current directory; return what failed."""
     for command in commands(str(example.parsed)):
         if problem := refusal(command):
             return problem
         if command in NOT_RUN:
             continue
-        try:
-            done = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", command],
-                capture_output=True,
-                text=True,
-                timeout=SECONDS,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return f"{command!r} took more than {SECONDS} s"
-        if done.returncode != 0:
-            return f"{command!r} exited with {done.returncode}\n{done.stdout}{done.stderr}"
+        code, written = call(command)
+        if code != 0:
+            return f"{command!r} exited with {code}\n{written}"
     return None
 
 
 PYTHON = Sybil(parsers=[PythonCodeBlockParser()])
-COMMANDS = Sybil(parsers=[CodeBlockParser(language="bash", evaluator=run_commands)])
+TYPED, COMMANDS = (
+    Sybil(parsers=[CodeBlockParser(language="bash", evaluator=partial(run_commands, call=call))])
+    for call in (by_the_shell, here)
+)
 
 
 def name(path: Path) -> str:
@@ -80,7 +109,7 @@ def name(path: Path) -> str:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty directory in which `sharpkit` and `python` are those of this interpreter."""
     tools, workplace = tmp_path / "tools", tmp_path / "work"
     tools.mkdir()
@@ -105,12 +134,12 @@ def test_the_python_of_a_document_runs_from_top_to_bottom(path: Path) -> None:
         example.evaluate()
 
 
-@pytest.mark.parametrize(
-    "path", [pytest.param(p, marks=[] if p.name == "README.md" else pytest.mark.slow) for p in DOCUMENTS], ids=name
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DOCUMENTS, ids=name)
 @pytest.mark.usefixtures("workplace")
 def test_the_commands_of_a_document_run_one_after_the_other(path: Path) -> None:
-    document: Document = COMMANDS.parse(path)
+    """Those of README.md as processes, whatever they are."""
+    document: Document = (TYPED if path.name == "README.md" else COMMANDS).parse(path)
     for example in document.examples():
         example.evaluate()
 
@@ -143,9 +172,11 @@ def test_a_block_is_cut_into_commands() -> None:
     assert commands(block) == ["sharpkit train  --opt sam", "pip install .", "sharpkit ls"]
 
 
-def test_a_command_that_fails_fails_the_test(workplace: Path) -> None:
+@pytest.mark.parametrize("parser", [TYPED, COMMANDS], ids=["shell", "here"])
+@pytest.mark.parametrize("command", ["sharpkit no-such-command", "sharpkit --help > nowhere/file"])
+def test_a_command_that_fails_fails_the_test(workplace: Path, parser: Sybil, command: str) -> None:
     page = workplace / "page.md"
-    page.write_text("```bash\nsharpkit no-such-command\n```\n")
-    (example,) = COMMANDS.parse(page).examples()
+    page.write_text(f"```bash\n{command}\n```\n")
+    (example,) = parser.parse(page).examples()
     with pytest.raises(Exception, match="exited with"):
         example.evaluate()

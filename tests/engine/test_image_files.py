@@ -39,7 +39,9 @@ def config(tmp_path):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("opt", ["sam", "ssam-f:nf=10", "sampa", "saf"])
+@pytest.mark.parametrize(
+    "opt", ["sam", "sampa", *(pytest.param(opt, marks=pytest.mark.slow) for opt in ("ssam-f:nf=10", "saf"))]
+)
 def test_it_goes_on_as_if_nothing_had_happened(tmp_path, config, opt):
     config = replace(config, opt=opt)
     whole = outcome(tmp_path / "a", run(config, tmp_path / "a"))

@@ -1,0 +1,177 @@
+"""The processes of a run: how this one joins them, goes by what the first one decides, and tells when one is lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous  # pyright: ignore[reportUnknownVariableType]
+
+from sharpkit.core.comm import ALONE, Comm, Ranks
+from sharpkit.engine.runtime import StopRequest, pick_device
+from sharpkit.engine.world import complete, world
+from sharpkit.errors import InputError, RankError, SharpkitError, UsageError, one_line
+
+T = TypeVar("T")
+
+TIMEOUT = 600.0
+_ANSWER = 3.0  # seconds in which the others tell that they are there, or why they are not
+
+_dist: Any = dist  # its functions are annotated in part, and its stores not at all
+_meet = cast("Any", rendezvous)
+
+_joined: list[tuple[Ranks, Any]] = []
+
+
+def join(device: str = "auto", timeout: float = TIMEOUT) -> Comm:
+    """Join the other processes, if torchrun or Slurm started several, and return them; a second call returns the same.
+
+    Tensors on the CPU travel by gloo, those on CUDA devices by NCCL.
+
+    Args:
+        device: Where this process computes, as the option says.
+        timeout: Seconds to wait for another process, at most.
+
+    Raises:
+        UsageError: If the environment contradicts itself.
+        InputError: If the others cannot be met.
+    """
+    here = world()
+    if here.size == 1:
+        return ALONE
+    if not _joined:
+        complete(os.environ, here)
+        chosen = pick_device(device)
+        cuda = chosen.type == "cuda"
+        if cuda:
+            torch.cuda.set_device(chosen)
+        limit = timedelta(seconds=timeout)
+        try:
+            store, rank, size = next(iter(_meet("env://", here.rank, here.size, timeout=limit)))
+            store.set_timeout(limit)
+            _dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if cuda else "gloo",
+                store=_dist.PrefixStore("group", store),
+                rank=rank,
+                world_size=size,
+                timeout=limit,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"rank {here.rank} cannot meet the other {here.size - 1} processes: {one_line(error)}",
+                "start all of them with torchrun, or set MASTER_ADDR and MASTER_PORT",
+            ) from error
+        _joined.append((Ranks(), _dist.PrefixStore("sharpkit", store)))
+    return _joined[0][0]
+
+
+def current() -> Comm:
+    """Return the processes that this one has joined, or itself alone."""
+    return _joined[0][0] if _joined else ALONE
+
+
+def has_joined() -> bool:
+    """Return whether there are others."""
+    return bool(_joined)
+
+
+def leave() -> None:
+    """Leave the others, at the end of a command that went well."""
+    if _joined:
+        _joined.clear()
+        dist.destroy_process_group()
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Have the first process do something with files, and return what it gave, or raise what it raised, on all."""
+    comm = current()
+    if comm.size == 1:
+        return work()
+    outcome: tuple[bool, Any] = (True, None)
+    if comm.rank == 0:
+        try:
+            outcome = True, work()
+        except SharpkitError as error:
+            outcome = False, error
+    done, value = comm.agreed(outcome)
+    if not done:
+        raise cast("SharpkitError", value)
+    return cast("T", value)
+
+
+def alone_only(what: str, hint: str) -> None:
+    """Refuse what several processes cannot share.
+
+    Raises:
+        UsageError: If there are several.
+    """
+    here = world()
+    if here.size > 1:
+        raise UsageError(f"{what} does not run in {here.size} processes", hint)
+
+
+class Stops:
+    """Whether any process was asked to stop: all hear of it after the same step, and none waits for the others.
+
+    Args:
+        stop: This process's signals.
+        comm: The processes.
+    """
+
+    def __init__(self, stop: StopRequest, comm: Comm) -> None:
+        self._stop = stop
+        self._comm = comm
+        self._flags = torch.zeros(1, dtype=torch.int64)
+        self._wait: Callable[[], object] | None = None
+
+    def heard(self) -> int:
+        """Return the signal that asked to stop, 0 for none; of several processes as of one step ago."""
+        if self._comm.size == 1:
+            return self._stop.signal_number
+        number = 0
+        if self._wait is not None:
+            self._wait()
+            if int(self._flags):
+                number = max(self._comm.objects(self._stop.signal_number))
+        self._flags = torch.tensor([self._stop.signal_number])
+        self._wait = self._comm.begin_sum_(self._flags)
+        return number
+
+
+# ---------------------------------------------------------------------- failures
+
+
+def told_first(error: BaseException) -> str | None:
+    """Return what this process is to print about an error: the line that names the rank, or None if another has.
+
+    What went wrong in one process ends the others too: they lose it in the middle of an exchange. Of all of them the
+    first one speaks whose own error it was. If nobody speaks, somebody ended without a word, or hangs: then those that
+    are there answer a roll-call, and the first of them says who is not.
+    """
+    comm, store = _joined[0]
+    try:
+        if not isinstance(error, RankError):
+            mine = store.compare_set("told", "", str(comm.rank)) == str(comm.rank).encode()
+            return f"rank {comm.rank}: " if mine else None
+        return _roll_call(comm, store)
+    except RuntimeError:  # the store went with the machine or process that kept it
+        return f"rank {comm.rank}: "
+
+
+def _roll_call(comm: Ranks, store: Any) -> str | None:
+    store.set(f"here/{comm.rank}", "1")
+    end = time.monotonic() + _ANSWER
+    while time.monotonic() < end:
+        if store.check(["told"]):
+            return None
+        time.sleep(0.1)
+    there = [rank for rank in range(comm.size) if store.check([f"here/{rank}"])]
+    if store.compare_set("told", "", str(comm.rank)) != str(comm.rank).encode():
+        return None
+    gone = ", ".join(str(rank) for rank in range(comm.size) if rank not in there)
+    return f"rank {gone} ended or hangs; " if gone else f"rank {comm.rank}: "
