@@ -119,6 +119,7 @@ class SharpnessAware:
             self.params[0].device,
             seed,
             self._comm,
+            sharded=self.params if sharded is not None else None,
             apart=ascent_scope == "local",
             shards=self.rule.shards or 1,
         )
@@ -307,7 +308,8 @@ class SharpnessAware:
         """Return everything that the next step depends on, but for the model's own state.
 
         That is the base optimizer's state, the rule's memory, the loss scale, the random stream and the counters, as
-        plain data that `torch.load(..., weights_only=True)` reads.
+        plain data that `torch.load(..., weights_only=True)` reads. Every rank takes part. Of sharded parameters rank 0
+        returns it whole and on the CPU, as one process would, and the others nothing.
         """
         return self._state.pack(self.rule.name)
 

@@ -68,8 +68,9 @@ def whole(tensor: Tensor) -> Tensor:
 def distributed(tensor: Tensor, like: Any) -> Tensor:
     """Return this rank's shard of a plain tensor that every rank has, as a tensor that lies as `like` does."""
     module: Any = sys.modules["torch.distributed.tensor"]
-    there = tensor.to(like.device, like.dtype if tensor.is_floating_point() else tensor.dtype)
-    return module.distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None)
+    there = tensor.to(like.device)
+    # The copy, because a shard may be a view, which would keep all of the plain tensor in memory.
+    return module.distribute_tensor(there, like.device_mesh, like.placements, src_data_rank=None).clone()
 
 
 def _kind() -> Any:
