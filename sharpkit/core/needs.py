@@ -20,6 +20,7 @@ _REMEDIES = {
     "total_steps": "give SharpnessAware(..., total_steps=...)",
     "steps_per_epoch": "give SharpnessAware(..., steps_per_epoch=...)",
     "samples": "give SharpnessAware(..., samples=...), the number of training samples",
+    "whole_tensors": "its masks compare the entries of all parameters, which here are sharded; use another recipe",
     "past": "weights that stand still have none; leave that recipe out of the union",
 }
 

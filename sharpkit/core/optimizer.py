@@ -15,6 +15,7 @@ from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.batch_norm import average_statistics_
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import ALONE, AscentScope, Comm
+from sharpkit.core.fully_sharded import free, sharding
 from sharpkit.core.independent import Independent, OnPair
 from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_independent, check_needs, check_options
@@ -113,10 +114,12 @@ class SharpnessAware:
         full = completed(rule)
         assert full.radius
         self.rule = replace(full, radius=scheduled(full.radius, rho_schedule, rho_warmup))
+        free(model)
         self.names, self.params = trainable(model, base)
         self._model = model
         self._clip = clip
         self._comm = comm or ALONE
+        sharded = sharding(model, self.names, self.params, self._comm, ascent_scope)
         self._across: Comm = self._comm if ascent_scope == "local" else ALONE
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -127,6 +130,7 @@ class SharpnessAware:
             self.params[0].device,
             seed,
             self._comm,
+            sharded=self.params if sharded is not None else None,
             apart=ascent_scope == "local",
             shards=self.rule.shards or 1,
         )
@@ -141,6 +145,7 @@ class SharpnessAware:
             update_buffers=ROLES[bn_stats],
             auxiliary=self.rule.auxiliary.losses if self.rule.auxiliary else None,
             decay=loss_decay,
+            sharded=sharded,
         )
         self._around = Surroundings(
             model,
@@ -162,7 +167,8 @@ class SharpnessAware:
         )
         whole = None if (self.rule.shards or 1) > 1 else True
         clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-        check_needs(self.rule, {**clock, "whole_batch": whole, "samples": samples})
+        entries = True if sharded is None else None
+        check_needs(self.rule, {**clock, "whole_batch": whole, "samples": samples, "whole_tensors": entries})
 
     # ------------------------------------------------------------------ the step
 
@@ -341,7 +347,8 @@ class SharpnessAware:
         """Return everything that the next step depends on, but for the model's own state.
 
         That is the base optimizer's state, the rule's memory, the loss scale, the random stream and the counters, as
-        plain data that `torch.load(..., weights_only=True)` reads.
+        plain data that `torch.load(..., weights_only=True)` reads. Every rank takes part. Of sharded parameters rank 0
+        returns it whole and on the CPU, as one process would, and the others nothing.
         """
         return self._state.pack(self.rule.name)
 

@@ -18,6 +18,7 @@ from sharpkit.core.batch_norm import is_synchronised
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import Comm
 from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
+from sharpkit.core.fully_sharded import FullySharded
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import RandomState
 from sharpkit.core.reduction import Reduction
@@ -66,6 +67,7 @@ class Oracle:
         update_buffers: The roles whose forward passes may change buffers (batch-norm statistics).
         auxiliary: Added to the task's losses of a batch that has a reference.
         decay: lambda of a term lambda / 2 ||w||^2 in every objective; losses are reported without it.
+        sharded: How to pass through the model if its parameters are sharded.
     """
 
     def __init__(
@@ -81,6 +83,7 @@ class Oracle:
         update_buffers: frozenset[Role] = frozenset({"clean"}),
         auxiliary: AuxiliaryLoss | None = None,
         decay: float = 0.0,
+        sharded: FullySharded | None = None,
     ) -> None:
         if accumulate < 1:
             raise UsageError(f"accumulate is {accumulate}, allowed is 1 or more", "use 1 for no accumulation")
@@ -93,8 +96,11 @@ class Oracle:
         self._params = list(params)
         self._device = self._params[0].device
         self._comm = comm
-        self._reduction = Reduction(comm, self._params) if comm.size > 1 else None
-        self._together = is_synchronised(model)  # then every rank takes part in every pass, also without samples
+        self._sharded = sharded
+        self._reduction = Reduction(comm, self._params) if comm.size > 1 and sharded is None else None
+        self._synchronised = is_synchronised(model)
+        # Then every rank takes part in every pass, also without samples.
+        self._together = self._synchronised or sharded is not None
         self._precision = precision
         self._accumulate = accumulate
         self._replay = replay
@@ -123,7 +129,7 @@ class Oracle:
         """
         frozen = None if role in self._update_buffers else Buffers.of(self._model)
         try:
-            with randomness.replayed(self._recorded(work), self._device):
+            with randomness.replayed(self._recorded(work), self._device), self._passing():
                 if isinstance(work, Closure):
                     return self._run_closure(work, objectives)
                 return self._run_batch(work, objectives, only)
@@ -151,7 +157,7 @@ class Oracle:
         """Return the model's outputs in evaluation mode, (B, ...), without a gradient; counts a forward pass."""
         frozen = Buffers.of(self._model)
         try:
-            with torch.no_grad(), evaluating(self._model), self._precision.autocast():
+            with torch.no_grad(), evaluating(self._model), self._precision.autocast(), self._passing():
                 pieces = [self._task.outputs(piece) for piece in batch.split(self._accumulate)]
         finally:
             frozen.put_back()
@@ -188,7 +194,8 @@ class Oracle:
         reached = [False] * len(self._params)
         pieces = [piece for piece in batch.split(self._accumulate) if piece.size or self._together]
         for n, piece in enumerate(pieces):
-            with torch.set_grad_enabled(bool(objectives)), self._precision.autocast(), self._some_rows(only):
+            without = self._unmoved_by_none(piece)
+            with torch.set_grad_enabled(bool(objectives)), self._precision.autocast(), self._some_rows(only), without:
                 out = self._task.outputs(piece)
                 own = self._task.losses(out, piece)
                 _check_shapes(out, own, piece.size)
@@ -202,7 +209,7 @@ class Oracle:
                     grads = self._backward(scalar, k + 1 < len(scalars), reached, only)
                     if before is not None:
                         vec.add_(grads, before)
-                    sums[k:] = [receive(grads)]
+                    sums[k : k + 1] = [receive(grads)]
         if not pieces:
             losses, sums = [self._params[0].new_zeros(0)], [self._none(only, reached) for _ in objectives]
         self.cost.add(batch, len(objectives))
@@ -215,7 +222,7 @@ class Oracle:
 
     def _mean(self, losses: Tensor, batch: Batch) -> Tensor:
         """Return the mean loss over the samples of a batch, wherever they lie."""
-        if self._reduction is None:
+        if self._comm.size == 1:
             return losses.mean()
         mean = losses.sum() / batch.count
         self._comm.sum_([mean])
@@ -252,6 +259,19 @@ class Oracle:
         }
         return SomeRows(rows) if rows and can_see_into(self._model) else nullcontext()
 
+    def _passing(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._sharded is None else self._sharded.passing()
+
+    @contextmanager
+    def _unmoved_by_none(self, piece: Batch) -> Generator[None]:
+        """Keep statistics of no samples, which are not numbers, out of the buffers."""
+        buffers = None if piece.size or self._synchronised else Buffers.of(self._model)
+        try:
+            yield
+        finally:
+            if buffers is not None:
+                buffers.put_back()
+
     def _with_auxiliary(self, own: Tensor, outputs: Tensor, reference: Tree) -> Tensor:
         assert self._auxiliary is not None
         added = self._auxiliary(outputs, reference)
@@ -285,6 +305,7 @@ class Oracle:
         self.cost.add(closure, 1)
         if self._reduction is not None:
             grads = vec.scale(self._reduction.all_at_once(grads, self._wanted(None)), 1 / self._comm.size)
+        if self._comm.size > 1:
             loss = loss / self._comm.size
             self._comm.sum_([loss])
         self._settle(grads, reached)
@@ -297,8 +318,12 @@ class Oracle:
             return self._take(reached)
         with torch.enable_grad():
             scaled = self._precision.scale(loss)
-        # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.
-        scaled.backward(retain_graph=keep_graph, inputs=wanted)  # pyright: ignore[reportUnknownMemberType]
+        if self._sharded is not None:
+            self._sharded.backward(scaled, keep_graph)
+            self._clear(but=wanted)
+        else:
+            # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.
+            scaled.backward(retain_graph=keep_graph, inputs=wanted)  # pyright: ignore[reportUnknownMemberType]
         grads = self._take(reached)
         if only is None and not any(reached):
             raise UsageError(
@@ -307,9 +332,11 @@ class Oracle:
             )
         return grads
 
-    def _clear(self) -> None:
+    def _clear(self, but: Sequence[Tensor] = ()) -> None:
+        kept = {id(p) for p in but}
         for p in self._params:
-            p.grad = None
+            if id(p) not in kept:
+                p.grad = None
 
     def _take(self, reached: list[bool]) -> Vec:
         """Take the gradients off the parameters, zeros where there is none, and note where there is one."""

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from sharpkit.core.task import Batch, Tree
     from sharpkit.core.work import Work
 
-Need = Literal["batch", "indices", "whole_batch", "total_steps", "steps_per_epoch", "samples", "past"]
+Need = Literal["batch", "indices", "whole_batch", "total_steps", "steps_per_epoch", "samples", "past", "whole_tensors"]
 """What a part cannot do without.
 
 The batch itself (not a closure), sample indices, a single shard, the clock's ends, the number of training samples,
-what the step before left behind.
+what the step before left behind, parameters that are not sharded.
 """
 
 

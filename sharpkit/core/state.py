@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from sharpkit.core.precision import Precision
 from sharpkit.core.report import StepReport, Totals
 from sharpkit.core.resharding import gathered, scattered
 from sharpkit.core.step import Step
+from sharpkit.core.whole import collected, dealt, dealt_base
 from sharpkit.errors import InputError
 
 _KEYS = ("rule", "base", "memory", "precision", "generator", "totals", "tallies")
@@ -31,6 +32,7 @@ class State:
         device: Where the parameters are.
         seed: Of the rule's own random choices.
         comm: The ranks.
+        sharded: The parameters, if they are sharded.
         apart: Whether every rank has shards of its own.
         shards: That a rank cuts its part of a batch into, or all of them the whole batch.
     """
@@ -43,10 +45,12 @@ class State:
         seed: int,
         comm: Comm = ALONE,
         *,
+        sharded: Sequence[Tensor] | None = None,
         apart: bool = False,
         shards: int = 1,
     ) -> None:
         self._comm = comm
+        self._sharded = sharded
         self._apart = apart
         self._shards = shards
         self.memory = Memory()
@@ -73,10 +77,12 @@ class State:
     def pack(self, rule: str) -> dict[str, Any]:
         """Return all of it as plain data; every rank takes part, and all return the same.
 
+        Where parameters are sharded rank 0 alone has room for what is whole, and the others return nothing.
+
         Args:
             rule: The rule's name, which is stored with it.
         """
-        return {
+        packed = {
             "rule": rule,
             "base": self._base.state_dict(),
             "memory": gathered(self.memory.state_dict(), self._comm, apart=self._apart),
@@ -85,6 +91,11 @@ class State:
             "totals": asdict(self.totals),
             "tallies": {name: int(count) for name, count in self._tallies.items()},
         }
+        if self._sharded is None:
+            return packed
+        first = self._comm.rank == 0
+        every = collected(packed, keep=first)
+        return every if first else {}
 
     def unpack(self, stored: Mapping[str, Any], rule: str) -> None:
         """Replace all of it by what was packed.
@@ -94,7 +105,10 @@ class State:
         """
         missing = [key for key in _KEYS if key not in stored]
         if missing:
-            raise InputError(f"the optimizer state has no {', '.join(missing)}", "give one that state_dict() returned")
+            of = "" if self._sharded is None else " on rank 0"
+            raise InputError(
+                f"the optimizer state has no {', '.join(missing)}", f"give one that state_dict() returned{of}"
+            )
         if sorted(stored["rule"].split("+")) != sorted(rule.split("+")):
             raise InputError(
                 f"the optimizer state is of rule {stored['rule']!r}, this optimizer's rule is {rule!r}",
@@ -106,9 +120,12 @@ class State:
                 "the optimizer state is of another base optimizer or of other parameters than this one",
                 "build base and model as they were when it was saved",
             )
-        self._base.load_state_dict(copy.deepcopy(stored["base"]))  # torch would share the tensors with `stored`
+        if self._sharded is None:
+            self._base.load_state_dict(copy.deepcopy(stored["base"]))  # torch would share the tensors with `stored`
+        else:
+            self._base.load_state_dict(dealt_base(stored["base"], self._base))
         own = scattered(stored["memory"], self._comm, apart=self._apart and self._comm.size > 1, shards=self._shards)
-        self.memory.load_state_dict(own, self._device)
+        self.memory.load_state_dict(own if self._sharded is None else dealt(own, self._sharded), self._device)
         self._precision.load_state_dict(stored["precision"])
         self.generator.set_state(stored["generator"].cpu())
         self.totals = Totals(**stored["totals"])

@@ -1,6 +1,7 @@
 """Algebra on lists of tensors, aligned with the trainable parameters, as if they were one vector.
 
-Everything here stays on the device: no function reads a value back to the host.
+Everything here stays on the device: no function reads a value back to the host. Of sharded tensors the shards that are
+here are worked on; norms and inner products are those of all shards, the same on every rank.
 """
 
 # torch._foreach_* is what torch.optim itself is built on; there is no public name for it.
@@ -13,6 +14,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from sharpkit.core.shards import is_sharded, local, of_all_ranks, spread
+
 Vec = list[Tensor]
 
 _ROW = 1024
@@ -22,51 +25,52 @@ _CACHED = 2**17  # entries of a vector that stay in a cache beside those of some
 
 def clone(v: Sequence[Tensor]) -> Vec:
     """Copy every tensor, detached, in its own memory format."""
-    copies = [torch.empty_like(t, requires_grad=False) for t in v]
+    parts = local(v)
+    copies = [torch.empty_like(t, requires_grad=False) for t in parts]
     with torch.no_grad():
-        copy_(copies, v)
-    return copies
+        copy_(copies, parts)
+    return spread(copies, v)
 
 
 def copy_(target: Sequence[Tensor], source: Sequence[Tensor]) -> None:
     """Copy `source` into `target` bit for bit."""
     if target:
-        torch._foreach_copy_(list(target), list(source))
+        torch._foreach_copy_(local(target), local(source))
 
 
 def add(a: Sequence[Tensor], b: Sequence[Tensor], alpha: float = 1.0) -> Vec:
     """Return a + alpha b."""
-    return list(torch._foreach_add(list(a), list(b), alpha=alpha))
+    return spread(torch._foreach_add(local(a), local(b), alpha=alpha), a)
 
 
 def add_(a: Sequence[Tensor], b: Sequence[Tensor], alpha: float = 1.0) -> None:
     """Add alpha b to a in place."""
-    torch._foreach_add_(list(a), list(b), alpha=alpha)
+    torch._foreach_add_(local(a), local(b), alpha=alpha)
 
 
 def sub(a: Sequence[Tensor], b: Sequence[Tensor]) -> Vec:
     """Return a - b."""
-    return list(torch._foreach_sub(list(a), list(b)))
+    return spread(torch._foreach_sub(local(a), local(b)), a)
 
 
 def mul(a: Sequence[Tensor], b: Sequence[Tensor]) -> Vec:
     """Return the elementwise product."""
-    return list(torch._foreach_mul(list(a), list(b)))
+    return spread(torch._foreach_mul(local(a), local(b)), a)
 
 
 def scale(v: Sequence[Tensor], factor: float | Tensor) -> Vec:
     """Return factor * v; a tensor factor is a scalar that may stay on the device."""
-    return list(torch._foreach_mul(list(v), factor))
+    return spread(torch._foreach_mul(local(v), factor), v)
 
 
 def scale_(v: Sequence[Tensor], factor: float | Tensor) -> None:
     """Multiply v by a factor in place; a tensor factor is a scalar that may stay on the device."""
-    torch._foreach_mul_(list(v), factor)
+    torch._foreach_mul_(local(v), factor)
 
 
 def lerp(a: Sequence[Tensor], b: Sequence[Tensor], weight: float) -> Vec:
     """Return (1 - weight) a + weight b."""
-    return list(torch._foreach_lerp(list(a), list(b), weight))
+    return spread(torch._foreach_lerp(local(a), local(b), weight), a)
 
 
 def addcmul_(a: Sequence[Tensor], b: Sequence[Tensor], c: Sequence[Tensor], alpha: float) -> None:
@@ -130,7 +134,7 @@ def weighted_sum(vectors: Sequence[Vec], weights: Sequence[float]) -> Vec:
 
 def zeros_like(v: Sequence[Tensor]) -> Vec:
     """Return zeros of the same shapes, types and devices."""
-    return [torch.zeros_like(t) for t in v]
+    return spread([torch.zeros_like(t) for t in local(v)], v)
 
 
 def accumulation_dtype(v: Sequence[Tensor]) -> torch.dtype:
@@ -150,14 +154,14 @@ def norm(v: Sequence[Tensor]) -> Tensor:
         return torch.zeros((), dtype=dtype)
     home = v[0].device
     pieces: Vec = []
-    for t in v:
+    for t in local(v):
         if t.device.type == "cpu" and t.dtype != torch.float64 and t.numel() >= _LARGE:
             pieces += _row_norms(t)
         else:
             pieces.append(t)
     parts = torch._foreach_norm(pieces, 2, dtype=dtype)
     joint: Tensor = torch.linalg.vector_norm(torch.stack([p.to(home) for p in parts]))
-    return joint
+    return torch.linalg.vector_norm(of_all_ranks(joint, v[0])) if is_sharded(v[0]) else joint
 
 
 def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -166,8 +170,9 @@ def dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     if not a:
         return torch.zeros((), dtype=dtype)
     home = a[0].device
-    products = torch._foreach_mul(list(a), list(b))
-    return torch.stack([p.sum(dtype=dtype).to(home) for p in products]).sum()
+    products = torch._foreach_mul(local(a), local(b))
+    joint = torch.stack([p.sum(dtype=dtype).to(home) for p in products]).sum()
+    return of_all_ranks(joint, a[0]).sum() if is_sharded(a[0]) else joint
 
 
 def projection(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
@@ -189,7 +194,7 @@ def keep_if(condition: Tensor, v: Sequence[Tensor]) -> Vec:
     """
     if condition.device.type == "cpu":
         return list(v) if bool(condition) else zeros_like(v)
-    return [torch.where(condition.to(t.device), t, 0.0) for t in v]
+    return spread([torch.where(condition.to(t.device), t, 0.0) for t in local(v)], v)
 
 
 def flatten(v: Sequence[Tensor]) -> Tensor:

@@ -39,7 +39,7 @@ class SparseMask(Mask):
     structure: StructureName
     family: ClassVar[str] = "sparse"
     key: ClassVar[str]
-    needs: ClassVar[frozenset[Need]] = frozenset({"steps_per_epoch"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"steps_per_epoch", "whole_tensors"})
 
     def __post_init__(self) -> None:
         check_range("sparsity", self.sparsity, 0, 1)
@@ -120,7 +120,7 @@ class FisherMask(SparseMask):
     mask: FisherOrRandom = "fisher"
     fisher_mode: FisherMode = "eval"
     key: ClassVar[str] = "ssam-f"
-    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "steps_per_epoch"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"batch", "steps_per_epoch", "whole_tensors"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -159,7 +159,7 @@ class DynamicMask(SparseMask):
     alpha: float = 0.5
     drop: Drop = "flat"
     key: ClassVar[str] = "ssam-d"
-    needs: ClassVar[frozenset[Need]] = frozenset({"steps_per_epoch", "total_steps"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"steps_per_epoch", "total_steps", "whole_tensors"})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,0 +1,247 @@
+"""A model of fully_shard takes the steps of one process with the whole batch."""
+
+import functools
+import io
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
+from torch.nn import functional as F
+
+from sharpkit.core.batch_norm import synchronise
+from sharpkit.core.task import Batch
+from tests.core.support import bits, net, numbered, sharp
+from tests.distributed.launch import on_ranks
+from tests.distributed.test_recipes import BATCHES, EVERY, part
+from tests.recipes.test_precision_contract import drawing
+
+FOUR = ["sgd", "sam", "asam", "sampa"]
+RUNNING = [rule for rule in EVERY if "ssam" not in rule]
+BASES = {
+    "sgd": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, weight_decay=1e-3),
+    "nesterov": lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9, nesterov=True),
+    "adamw": lambda params: torch.optim.AdamW(params, lr=0.01),
+    "plain": lambda params: torch.optim.SGD(params, lr=0.1),
+}
+OPTIONS = {
+    "clip": {"rule": "sam", "clip": 0.05},
+    "accumulate": {"rule": "sampa", "accumulate": 3},
+    "a rank without samples of a micro-batch": {"rule": "gsam", "accumulate": 8},
+    "decay in the loss": {"rule": "asam", "base": "plain", "loss_decay": 0.1},
+    "Adam": {"rule": "sampa", "base": "adamw"},
+    "Nesterov": {"rule": "sampa+asam", "base": "nesterov"},
+    "frozen": {"rule": "sam", "frozen": True},
+    "part of the model": {"rule": "sam", "some": True},
+    "looked at between": {"rule": "sampa", "looks": True},
+    "only the model itself": {"rule": "sampa", "layers": False},
+    "two gradients of a pass": {"rule": "sampa+bisam-tanh:rho=0.1"},
+    "one gradient each of two losses": {"rule": "gsam+bisam-log:rho=0.1"},
+    "tensor by tensor": {"rule": "looksam:scope=tensor"},
+    "closure": {"rule": "sam", "closure": True},
+}
+CASES = {
+    **{rule: {"rule": rule} for rule in RUNNING},
+    **OPTIONS,
+    "copies of shards": {"rule": "asam", "copies": True, "clip": 0.05},
+}
+
+
+def cut(model, layers=True, copies=False):
+    """Shard every layer with parameters on its own, and the model."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("copy", "shard")) if copies else None
+    for layer in model:
+        if layers and list(layer.parameters()):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def whole(tensors):
+    return [(t.full_tensor() if hasattr(t, "full_tensor") else t.clone()).detach() for t in tensors]
+
+
+class Run:
+    """A model and its optimizer, sharded where there are ranks, and the batches of some steps."""
+
+    def __init__(self, rule, comm=None, *, base="sgd", kind=None, layers=True, copies=False, sharded=True, **case):
+        self.comm, self.case = comm, case
+        flags = {key: case.pop(key, False) for key in ("frozen", "some", "looks", "closure")}
+        self.flags = flags
+        self.model = net(kind or ("batch-norm" if "sam-on" in rule else "mlp"))
+        if flags["frozen"]:
+            self.model[0].bias.requires_grad_(False)
+        if comm is not None:
+            if kind is None:
+                synchronise(self.model, comm)
+            if sharded:
+                cut(self.model, layers, copies)
+        params = list(self.model[2 if flags["some"] else 0 :].parameters())
+        self.other = next(self.model.parameters())
+        self.opt = sharp(rule, self.model, BASES[base](params), draw=drawing(torch.float64), comm=comm, **case)
+
+    def given(self, t, size):
+        batch = Batch(*numbered(BATCHES[size][t], seed=t))
+        if self.flags["closure"]:  # on ranks they weigh alike, whatever they hold
+            batch = Batch(batch.inputs[:8], batch.targets[:8], batch.indices[:8])
+        return batch if self.comm is None else part(batch, self.comm, self.opt.rule.shards)
+
+    def steps(self, size, start=0, end=None):
+        torch.manual_seed(start)
+        told = []
+        for t in range(len(BATCHES[size]))[start:end]:
+            batch = self.given(t, size)
+            if self.flags["looks"]:
+                with torch.no_grad():
+                    self.model.eval()(numbered(3)[0])
+                    self.model.train()
+            report = self.opt.step(self.closure(batch) if self.flags["closure"] else batch)
+            notes = {name: float(value) for name, value in report.notes.items()}
+            counts = (report.forward_samples, report.backward_samples, report.gradients)
+            told.append((float(report.loss), *((0,) if self.flags["closure"] else counts), notes))
+        return told
+
+    def closure(self, batch):
+        def function():
+            self.opt.zero_grad()
+            loss = F.cross_entropy(self.model(batch.inputs), batch.targets)
+            loss.backward()
+            return loss
+
+        return function
+
+    def load(self, state, weights):
+        with torch.no_grad():
+            for p, value in zip(self.model.parameters(), weights, strict=True):
+                p.copy_(distribute_tensor(value, p.device_mesh, p.placements) if self.comm else value)
+        self.opt.load_state_dict(state)
+
+    def found(self):
+        buffers = [b.clone() for b in self.model.buffers()]
+        return whole(self.model.parameters()) + buffers
+
+
+def trained(rule, size, comm=None, **case):
+    """The weights and buffers after some steps, in float64, and what was reported."""
+    run = Run(rule, comm, **case)
+    told = run.steps(size)
+    assert not run.flags["some"] or run.other.grad is None
+    return run.found(), told
+
+
+def every_case(comm, names):
+    return {name: trained(size=comm.size, comm=comm, **CASES[name]) for name in names}
+
+
+def checkpoints(comm, of_one):
+    return {rule: checkpoint(comm, rule, state) for rule, state in of_one.items()}
+
+
+def checkpoint(comm, rule, of_one):
+    """Weights after a run that was stored half-way and went on elsewhere, with the state that was stored."""
+    straight, stopped, other, third = (Run(rule, comm) for _ in range(4))
+    straight.steps(2)
+    stopped.steps(2, end=3)
+    state, weights = stopped.opt.state_dict(), whole(stopped.model.parameters())
+    every = comm.agreed(state)
+    other.load(every, weights)
+    other.steps(2, start=3)
+    third.load(*of_one)
+    third.steps(2, start=3)
+    return straight.found(), other.found(), third.found(), state, weights
+
+
+@functools.cache
+def found(group, size, tmp):
+    try:
+        return on_ranks(size, every_case, GROUPS[group], folder=tmp / f"{group}{size}")
+    except AssertionError as error:
+        return error  # once for all that ask
+
+
+@pytest.fixture(scope="module")
+def tmp(tmp_path_factory):
+    return tmp_path_factory.mktemp("sharded")
+
+
+def alike(got, expected):
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+def check(name, group, size, tmp):
+    values = found(group, size, tmp)
+    if isinstance(values, AssertionError):
+        raise values
+    case = {key: value for key, value in CASES[name].items() if key not in ("layers", "copies")}
+    expected = trained(size=size, **case)
+    for value in values:
+        alike(value[name], expected)
+
+
+GROUPS = {
+    "short": FOUR,
+    "rules": [rule for rule in RUNNING if rule not in FOUR],
+    "cases": list(OPTIONS),
+    "four": [*RUNNING, "a rank without samples of a micro-batch", "copies of shards"],
+}
+
+
+@pytest.mark.parametrize("rule", GROUPS["short"])
+def test_sharded_parameters_are_one_process_with_the_whole_batch(rule, tmp):
+    check(rule, "short", 2, tmp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", GROUPS["rules"])
+def test_every_recipe_but_sparse_ones_runs_on_shards(rule, tmp):
+    check(rule, "rules", 2, tmp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GROUPS["cases"])
+def test_options_hold_on_shards(name, tmp):
+    check(name, "cases", 2, tmp)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GROUPS["four"])
+def test_four_ranks_some_without_a_row_are_one_process(name, tmp):
+    check(name, "four", 4, tmp)
+
+
+STORED = [*FOUR, "sampa+msam:rho=0.1", "vasso", "looksam", "mesa:start=-1"]
+
+
+@functools.cache
+def stored_runs(tmp):
+    of_one = {}
+    for rule in STORED:
+        stopped = Run(rule)
+        stopped.steps(2, end=3)
+        of_one[rule] = stopped.opt.state_dict(), whole(stopped.model.parameters())
+    return on_ranks(2, checkpoints, of_one, folder=tmp / "checkpoints")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", STORED)
+def test_a_checkpoint_of_shards_is_one_of_one_process_and_back(rule, tmp):
+    one = Run(rule)
+    one.steps(2)
+    values = [value[rule] for value in stored_runs(tmp)]
+    for straight, other, third, _, _ in values:
+        assert bits(other) == bits(straight)
+        alike(straight, one.found())
+        alike(third, one.found())
+    assert values[1][3] == {}
+    state = torch.load(saved(values[0][3]), weights_only=True)
+    again = Run(rule)
+    again.load(state, values[0][4])
+    again.steps(2, start=3)
+    alike(again.found(), one.found())
+
+
+def saved(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
