@@ -25,6 +25,17 @@ def drawn(kind, count=400, seed=0):
     return KINDS[kind](np.random.default_rng(seed), count)
 
 
+def test_every_batch_has_dropout_masks_of_its_own_and_the_first_those_of_the_seed():
+    model, batch = net("encoder"), samples("encoder")
+    values = gradnorms(model, F.cross_entropy, [batch, batch], dropout=True, seed=3).values
+    assert values[0] != values[1]
+    assert gradnorms(model, F.cross_entropy, [batch], dropout=True, seed=3).values[0] == values[0]
+    torch.manual_seed(3)
+    model.train()
+    grads = torch.autograd.grad(F.cross_entropy(model(batch[0]), batch[1]), list(model.parameters()))
+    assert values[0] == pytest.approx(float(sum((g * g).sum() for g in grads)), rel=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 @pytest.mark.parametrize("bn_mode", ["train", "eval"])
 def test_norms_are_those_of_a_plain_loop(kind, bn_mode):
