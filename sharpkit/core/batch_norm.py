@@ -100,10 +100,11 @@ class Synchronised(_BatchNorm):
         assert self.num_batches_tracked is not None
         assert self.running_var is not None
         self.num_batches_tracked.add_(1)
-        weight = 1 / self.num_batches_tracked if self.momentum is None else torch.as_tensor(self.momentum)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight.to(self.running_mean))
+        batches = self.num_batches_tracked.to(self.running_mean.dtype)
+        weight = 1 / batches if self.momentum is None else batches.new_full((), self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight.to(self.running_var))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight)
 
 
 class _Sum(torch.autograd.Function):

@@ -168,7 +168,7 @@ class OnPair:
         message = room(like, self._device)
         self._pair.swap_(sent, message)
         if states:
-            randomness.restore(states, self._device)
+            randomness.restore([state.clone() for state in states], self._device)  # torch wants no views here
         return self._read(unpack(message, like), seen, numbers, buffers)
 
     def _told(self, job: Job, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
