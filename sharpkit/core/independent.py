@@ -96,6 +96,7 @@ class OnPair:
         self._model = model
         self._params = list(params)
         self._device = self._params[0].device
+        self._one_device = all(p.device == self._device for p in self._params)
 
     def evaluate(self, asked: Sequence[Asked]) -> list[float]:
         """Evaluate two points at a time."""
@@ -198,9 +199,12 @@ class OnPair:
             buffers.fill(values[len(values) - kept :])
             values = values[: len(values) - kept]
         size = len(self._params)
-        grads = [
-            [g.to(p.device) for g, p in zip(values[i : i + size], self._params, strict=True)]
-            for i in range(0, len(values), size)
-        ]
+        grads = [self._placed(values[i : i + size]) for i in range(0, len(values), size)]
         assert loss is not None
         return Evaluation(loss, losses, outputs, grads, [bool(n) for n in numbers[3 * DESCRIPTION :]])
+
+    def _placed(self, grads: Vec) -> Vec:
+        """Return gradients each on its parameter's device."""
+        if self._one_device:
+            return grads
+        return [g.to(p.device) for g, p in zip(grads, self._params, strict=True)]
