@@ -16,10 +16,11 @@ def start(size, *arguments, folder, **more):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
     given = more.pop("environment", {})
     options = more.pop("torchrun", ())
+    module = more.pop("module", "sharpkit")
     return subprocess.Popen(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size), *options),
-            *("-m", "sharpkit", *arguments),
+            *("-m", "--", module, *arguments),
         ],
         cwd=folder, env={**environment, **given}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
