@@ -11,7 +11,7 @@ from sharpkit.errors import UsageError, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Matrix": ("matrix", "ggn", "samples", "split", "batch_size", "params", "bn_mode", "weight_decay"),
-    "Eigenvalues": ("top", "both_ends", "tol", "error_bars", "block", "backend", "per_layer"),
+    "Eigenvalues": ("top", "both_ends", "tol", "copies", "error_bars", "block", "backend", "per_layer"),
     "Density and trace": ("density", "steps", "runs", "sigma", "trace", "trace_tol"),
     "Numerics": ("hvp", "dtype", "memory"),
     "Checkpoint": ("data", "data_dir", "model"),
@@ -42,6 +42,7 @@ class HessianConfig:
     top: int = option(5, "How many of the largest eigenvalues.", "-k")
     both_ends: bool = option(False, "As many of the smallest eigenvalues too.")
     tol: float = option(1e-4, "Residual, relative to the eigenvalue, at which one counts as converged.")
+    copies: bool = option(True, "Look for what one starting vector misses: multiple eigenvalues, clusters.")
     error_bars: bool = option(False, "Standard errors of the eigenvalues over the samples.")
     block: int = option(1, "Starting vectors; finds eigenvalues of a multiplicity up to it.")
     backend: Literal["lanczos", "scipy", "pyhessian"] = option("lanczos", "Who computes the eigenvalues.")

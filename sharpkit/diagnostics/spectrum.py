@@ -45,6 +45,8 @@ class SpectrumResult:
         converged: (k,); whether the residual is within the tolerance.
         errors: (k,); standard errors over the samples, NaN where not asked for.
         smallest: The same at the other end, None where not asked for.
+        none_missing: Whether no eigenvalue beyond those found was missed, such as a further copy of a multiple one;
+            see `sharpkit.diagnostics.copies`. None where it was not looked for.
         vectors: (k, P); unit eigenvectors of the largest.
         density: The density of all eigenvalues, or None.
         trace: The trace, or None.
@@ -71,6 +73,7 @@ class SpectrumResult:
     converged: NDArray[np.bool_]
     errors: Array
     smallest: Eigenpairs | None
+    none_missing: bool | None
     vectors: Tensor
     density: Density | None
     trace: Trace | None
@@ -177,6 +180,7 @@ def of_problem(
         converged=found.top.converged,
         errors=found.top.errors,
         smallest=found.bottom,
+        none_missing=found.none_missing,
         vectors=found.top.vectors,
         density=found.density,
         trace=found.trace,
