@@ -26,10 +26,13 @@ from sharpkit.diagnostics.trace import Trace
 from sharpkit.errors import UsageError
 
 _SLICES = 16
-"""Pieces that the samples are cut into for error bars, at least."""
+"""Pieces that the samples are cut into for error bars, at least, and for a trace where they are not too small."""
+
+_SMALLEST = 32
+"""Samples of such a piece for a trace, at least; more pieces err less, and smaller ones make products dearer."""
 
 _PIECE = 128
-"""Samples of a piece, at most, for a trace; smaller ones make products dearer."""
+"""Samples of a piece for a trace, at most."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def of_problem(
         weight_decay=weight_decay,
         memory_bytes=max(budget - rows * vector, budget // 2),
         products=products,
+        finer=None if asked.density else sliced(problem, pieces=min(_SLICES, problem.samples // _SMALLEST)),
     )
     found = analyse(operator, asked, sizes=sizes, rows=rows, watch=watch, elsewhere=_elsewhere(problem, asked))
     return SpectrumResult(
@@ -206,7 +210,7 @@ def sliced(problem: Problem, *, pieces: int) -> Problem:
     """Return the problem with its samples in at least so many pieces, and none of more than 128 samples."""
     if problem.bn_mode == "train":
         return problem
-    count = -(-pieces // len(problem.batches))
+    count = max(1, -(-pieces // len(problem.batches)))
     batches = tuple(part for batch in problem.batches for part in batch.split(max(count, -(-batch.size // _PIECE))))
     return replace(problem, batches=batches)
 
