@@ -44,7 +44,7 @@ class HessianConfig:
     tol: float = option(1e-4, "Residual, relative to the eigenvalue, at which one counts as converged.")
     copies: bool = option(True, "Look for what one starting vector misses: multiple eigenvalues, clusters.")
     error_bars: bool = option(False, "Standard errors of the eigenvalues over the samples.")
-    block: int = option(1, "Starting vectors; finds eigenvalues of a multiplicity up to it.")
+    block: int = option(1, "Starting vectors; finds eigenvalues of a multiplicity up to it at once.")
     backend: Literal["lanczos", "scipy", "pyhessian"] = option("lanczos", "Who computes the eigenvalues.")
     per_layer: bool = option(False, "The diagonal block of every layer too.")
     density: bool = option(True, "The density of all eigenvalues.")

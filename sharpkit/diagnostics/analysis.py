@@ -38,7 +38,7 @@ class Wanted:
         verify: Check the residuals by a product; else they are those of the recurrence.
         copies: Look for what one starting vector may miss: further copies of multiple eigenvalues, and clusters.
         error_bars: Standard errors of the eigenvalues over the samples.
-        block: Vectors that Lanczos starts from; finds eigenvalues of a multiplicity up to it.
+        block: Vectors that Lanczos starts from; finds eigenvalues of a multiplicity up to it at once.
         most: Products at most for the eigenvalues.
         density: Whether the density is estimated.
         steps: Nodes of a run of the density.
@@ -187,7 +187,9 @@ def analyse(
     if not stop.stopped and not pairs.converged.all():
         notes.append(f"{(~pairs.converged).sum()} of {len(pairs.converged)} eigenvalues are not converged")
     elif not stop.stopped and none_missing is False:
-        notes.append("further eigenvalues as large as those found are not ruled out: the products for it ran out")
+        notes.append(
+            "whether there are further copies of these eigenvalues is not certain: the products for it ran out"
+        )
     density = broaden(measures, asked.sigma) if measures else None
     return Found(_cut(pairs, slice(0, count)), bottom, none_missing, density, trace, not stop.stopped, tuple(notes))
 

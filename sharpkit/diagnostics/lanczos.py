@@ -171,7 +171,8 @@ class Lanczos:
         self._columns[filled, m] = torch.where(new, rest, 0)
         self._vectors[filled] = torch.where(new, image / rest, self._random_vector(filled))
         # Once more: what is left may be so short that rounding has turned it.
-        reductions.orthogonalise_(self._vectors[filled], self._vectors[:filled])
+        latest, others = self._vectors[filled], self._vectors[:filled]
+        reductions.subtract_(latest, others, reductions.inner(others, latest))
         self._vectors[filled] /= reductions.norm(self._vectors[filled])
         if follow:
             self._turn(self._columns[self.steps : self._filled, m])

@@ -174,7 +174,7 @@ def of_problem(
         weight_decay=weight_decay,
         memory_bytes=max(budget - rows * vector, budget // 2),
         products=products,
-        finer=None if asked.density else sliced(problem, pieces=min(_SLICES, problem.samples // _SMALLEST)),
+        finer=sliced(problem, pieces=min(_SLICES, problem.samples // _SMALLEST)),
     )
     found = analyse(operator, asked, sizes=sizes, rows=rows, watch=watch, elsewhere=_elsewhere(problem, asked))
     return SpectrumResult(
