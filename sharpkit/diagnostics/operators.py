@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
@@ -63,6 +64,11 @@ class Operator(ABC):
         """Return a vector, (P,), that is rich in the leading eigenvectors, if one is known; of any length."""
         return None
 
+    @contextmanager
+    def refined(self) -> Generator[None]:
+        """Have more terms while the context lasts, where that is of use; their sum stays A."""
+        yield
+
     def product(self, vector: Tensor) -> Tensor:
         """Return A v, (P,), of a flat vector (P,)."""
         self.products += 1
@@ -113,6 +119,7 @@ class Curvature(Operator):
         weight_decay: lambda.
         memory_bytes: For graphs; None takes half of what is free.
         products: `auto` takes finite differences where autograd has no second derivative, and notes it.
+        finer: The same problem with more batches, which `refined` takes.
     """
 
     def __init__(
@@ -123,6 +130,7 @@ class Curvature(Operator):
         weight_decay: float = 0.0,
         memory_bytes: int | None = None,
         products: Products = "auto",
+        finer: Problem | None = None,
     ) -> None:
         if kind not in get_args(Kind):
             raise UsageError(f"the matrix is {kind!r}, allowed are {', '.join(get_args(Kind))}", "use hessian")
@@ -134,6 +142,7 @@ class Curvature(Operator):
         self.notes: list[str] = []
         self.graph_bytes = 0
         self._problem = problem
+        self._finer = finer
         self._build = BUILDERS[kind]
         self._kind = kind
         self._decay = weight_decay
@@ -142,14 +151,14 @@ class Curvature(Operator):
         self._budget = memory.available(problem.device) // 2 if memory_bytes is None else memory_bytes
         self._buffers = Buffers.of(problem.model)
         self._pieces: list[_Piece] | None = None
+        self._kept = (0, 0)
 
     @property
     def how(self) -> str:
         """How products are made, in words."""
         if self._differences is not None:
             return f"finite differences, relative error about {self._differences.error:.1e}"
-        kept = sum(piece.graph is not None for piece in self._pieces or ())
-        return f"autograd, {kept} of {len(self._pieces or ())} graphs kept"
+        return "autograd, {} of {} graphs kept".format(*self._kept)
 
     def lead(self) -> Tensor:
         """Return the gradient of L, which lies for the most part in a few leading eigenvectors.
@@ -159,6 +168,19 @@ class Curvature(Operator):
         gradient = self._problem.gradient()
         self._buffers.put_back()
         return gradient
+
+    @contextmanager
+    def refined(self) -> Generator[None]:
+        """Have a term for every batch of the finer problem. Graphs are built anew, for there is room for one set."""
+        if self._finer is None or len(self._finer.batches) <= len(self._problem.batches):
+            yield
+            return
+        held = self._problem
+        self._problem, self._pieces, self.graph_bytes = self._finer, None, 0
+        try:
+            yield
+        finally:
+            self._problem, self._pieces, self.graph_bytes = held, None, 0
 
     def terms(self, draw: Callable[[], Tensor]) -> Iterator[Term]:
         """Yield A_j v_j for every piece of the samples, weighted by its share of them."""
@@ -188,6 +210,8 @@ class Curvature(Operator):
             return
         try:
             self._pieces = self._planned(vec.unflatten(vector, self._problem.params))
+            if self._problem is not self._finer:
+                self._kept = (sum(piece.graph is not None for piece in self._pieces), len(self._pieces))
         except (RuntimeError, NotImplementedError) as error:
             if not _has_no_second_derivative(error):
                 raise
