@@ -248,10 +248,10 @@ def test_refined_is_the_same_matrix_in_more_terms():
         operator = Curvature(problem, finer=sliced(problem, pieces=4))
         vector = torch.randn(problem.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         whole = operator.product(vector)
-        assert len(list(operator.terms(lambda: vector))) == 1
+        assert len(list(operator.terms(lambda wanted=True: vector))) == 1
         with operator.refined():
             torch.testing.assert_close(operator.product(vector), whole, rtol=1e-10, atol=1e-12)
-            shares = [term.share for term in operator.terms(lambda: vector)]
+            shares = [term.share for term in operator.terms(lambda wanted=True: vector)]
         assert shares == [0.25] * 4
-        assert len(list(operator.terms(lambda: vector))) == 1
+        assert len(list(operator.terms(lambda wanted=True: vector))) == 1
         assert operator.how == "autograd, 1 of 1 graphs kept"
