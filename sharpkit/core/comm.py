@@ -204,7 +204,7 @@ class Ranks:
     @staticmethod
     def _part(parts: list[list[int]], timeout: timedelta | None) -> Ranks:
         """Return the part that this rank is in; every rank names all parts."""
-        groups = [dist.new_group(part, timeout=timeout) for part in parts]
+        groups = [_done(_dist.new_group, part, timeout=timeout) for part in parts]
         mine = next(i for i, part in enumerate(parts) if dist.get_rank() in part)
         return Ranks(groups[mine])
 
