@@ -13,7 +13,8 @@ from sharpkit.core import randomness
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm
 from sharpkit.core.message import DESCRIPTION, describe, described, pack, room, unpack
-from sharpkit.core.oracle import Objective, Oracle
+from sharpkit.core.oracle import Oracle
+from sharpkit.core.passes import Objective
 from sharpkit.core.point import Point
 from sharpkit.core.randomness import RandomState
 from sharpkit.core.vec import Vec
