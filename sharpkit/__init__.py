@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sharpkit.core.comm import Ranks as Ranks
     from sharpkit.core.report import StepReport as StepReport
     from sharpkit.core.rule import Rule as Rule
     from sharpkit.core.task import Batch as Batch
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Batch": "sharpkit.core.task",
     "RECIPES": "sharpkit.recipes",
+    "Ranks": "sharpkit.core.comm",
     "Rule": "sharpkit.core.rule",
     "SharpnessAware": "sharpkit.recipes.optimizer",
     "StepReport": "sharpkit.core.report",
@@ -36,6 +38,7 @@ _HOMES = {
 __all__ = [
     "RECIPES",
     "Batch",
+    "Ranks",
     "Rule",
     "SharpnessAware",
     "StepReport",

@@ -114,6 +114,7 @@ def _wanted(config: HessianConfig, *, whole: bool = True) -> Wanted:
         top=config.top,
         bottom=config.top if config.both_ends and whole else 0,
         tol=config.tol,
+        copies=config.copies,
         error_bars=config.error_bars,
         block=config.block,
         density=config.density and whole,

@@ -12,7 +12,7 @@ from sharpkit.errors import UsageError, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Matrix": ("matrix", "ggn", "samples", "split", "batch_size", "params", "bn_mode", "weight_decay"),
-    "Eigenvalues": ("top", "both_ends", "tol", "error_bars", "block", "backend", "per_layer"),
+    "Eigenvalues": ("top", "both_ends", "tol", "copies", "error_bars", "block", "backend", "per_layer"),
     "Density and trace": ("density", "steps", "runs", "sigma", "trace", "trace_tol"),
     "Numerics": ("hvp", "dtype", "memory"),
     **SHARED,
@@ -41,8 +41,9 @@ class HessianConfig(CheckpointConfig):
     top: int = option(5, "How many of the largest eigenvalues.", "-k")
     both_ends: bool = option(False, "As many of the smallest eigenvalues too.")
     tol: float = option(1e-4, "Residual, relative to the eigenvalue, at which one counts as converged.")
+    copies: bool = option(True, "Look for what one starting vector misses: multiple eigenvalues, clusters.")
     error_bars: bool = option(False, "Standard errors of the eigenvalues over the samples.")
-    block: int = option(1, "Starting vectors; finds eigenvalues of a multiplicity up to it.")
+    block: int = option(1, "Starting vectors; finds eigenvalues of a multiplicity up to it at once.")
     backend: Literal["lanczos", "scipy", "pyhessian"] = option("lanczos", "Who computes the eigenvalues.")
     per_layer: bool = option(False, "The diagonal block of every layer too.")
     density: bool = option(True, "The density of all eigenvalues.")

@@ -46,6 +46,7 @@ def _document(result: SpectrumResult) -> dict[str, Any]:
             "residuals": result.smallest.residuals.tolist(),
             "converged": result.smallest.converged.tolist(),
         },
+        "none_missing": result.none_missing,
         "trace": _trace(result),
         "density": _density(result),
         "matrix": result.kind,

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 
 from sharpkit.core import vec
 from sharpkit.core.comm import Comm
+from sharpkit.core.shards import is_sharded
 from sharpkit.errors import UsageError
 
 
@@ -27,7 +28,7 @@ def synchronise(model: nn.Module, comm: Comm) -> None:
         comm: The ranks.
 
     Raises:
-        UsageError: If the model itself is a batch norm, or has one of a kind of its own.
+        UsageError: If the model itself is a batch norm, has one of a kind of its own, or is sharded already.
     """
     if isinstance(model, _BatchNorm):
         raise UsageError("the model is a single batch norm, which cannot be exchanged", "put it into a Sequential")
@@ -35,6 +36,8 @@ def synchronise(model: nn.Module, comm: Comm) -> None:
         for name, child in parent.named_children():
             if isinstance(child, Synchronised) or not isinstance(child, _BatchNorm):
                 continue
+            if any(is_sharded(p) for p in child.parameters(recurse=False)):
+                raise UsageError("the model is fully sharded already", "synchronise its batch norm before fully_shard")
             if type(child).forward is not _BatchNorm.forward:
                 raise UsageError(
                     f"the batch norm {type(child).__name__} has a way of its own, which cannot be synchronised",
@@ -100,10 +103,11 @@ class Synchronised(_BatchNorm):
         assert self.num_batches_tracked is not None
         assert self.running_var is not None
         self.num_batches_tracked.add_(1)
-        weight = 1 / self.num_batches_tracked if self.momentum is None else torch.as_tensor(self.momentum)
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight.to(self.running_mean))
+        dtype = self.running_mean.dtype
+        weight = self.num_batches_tracked.to(dtype).reciprocal() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(dtype), weight)
         unbiased = variance * (count / (count - 1).clamp(min=1))
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), weight.to(self.running_var))
+        self.running_var.lerp_(unbiased.to(dtype), weight)
 
 
 class _Sum(torch.autograd.Function):

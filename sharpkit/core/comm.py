@@ -165,11 +165,14 @@ class Ranks:
         return torch.cat([piece[:count] for piece, count in zip(pieces, counts, strict=True)]).to(rows.dtype)
 
     def swap_(self, mine: Tensor | None, theirs: Tensor | None) -> None:
-        """Send and receive at once."""
-        other = 1 - self.rank
-        sent = [] if mine is None else [dist.P2POp(dist.isend, mine, group=self._group, group_peer=other)]
-        received = [] if theirs is None else [dist.P2POp(dist.irecv, theirs, group=self._group, group_peer=other)]
-        for work in _done(_dist.batch_isend_irecv, sent + received) if sent or received else ():
+        """Begin two broadcasts, one from either rank, and wait for both."""
+        given = (mine, theirs) if self.rank == 0 else (theirs, mine)
+        works = [
+            _done(_dist.broadcast, t, self._global(source), group=self._group, async_op=True)
+            for source, t in enumerate(given)
+            if t is not None
+        ]
+        for work in works:
             _done(work.wait)
 
     def pairs(self, timeout: float | None = None) -> tuple[Comm, Comm]:
@@ -201,7 +204,7 @@ class Ranks:
     @staticmethod
     def _part(parts: list[list[int]], timeout: timedelta | None) -> Ranks:
         """Return the part that this rank is in; every rank names all parts."""
-        groups = [dist.new_group(part, timeout=timeout) for part in parts]
+        groups = [_done(_dist.new_group, part, timeout=timeout) for part in parts]
         mine = next(i for i, part in enumerate(parts) if dist.get_rank() in part)
         return Ranks(groups[mine])
 

@@ -130,7 +130,7 @@ def _refuse_plain(name: str, in_model: bool) -> None:
     if not in_model:
         raise UsageError(
             "the model is fully sharded, and the base optimizer holds the parameters that it had before",
-            "build the base optimizer after fully_shard(model)",
+            "build the base optimizer after fully_shard(model) and before any pass of it",
         )
     raise UsageError(
         f"parameter {name} is not sharded, and others are; allowed are all or none",

@@ -13,7 +13,8 @@ from sharpkit.core import randomness
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import Comm
 from sharpkit.core.message import DESCRIPTION, describe, described, pack, room, unpack
-from sharpkit.core.oracle import Objective, Oracle
+from sharpkit.core.oracle import Oracle
+from sharpkit.core.passes import Objective
 from sharpkit.core.point import Point
 from sharpkit.core.randomness import RandomState
 from sharpkit.core.vec import Vec
@@ -96,6 +97,7 @@ class OnPair:
         self._model = model
         self._params = list(params)
         self._device = self._params[0].device
+        self._one_device = all(p.device == self._device for p in self._params)
 
     def evaluate(self, asked: Sequence[Asked]) -> list[float]:
         """Evaluate two points at a time."""
@@ -168,7 +170,7 @@ class OnPair:
         message = room(like, self._device)
         self._pair.swap_(sent, message)
         if states:
-            randomness.restore(states, self._device)
+            randomness.restore([state.clone() for state in states], self._device)  # torch wants no views here
         return self._read(unpack(message, like), seen, numbers, buffers)
 
     def _told(self, job: Job, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
@@ -198,9 +200,12 @@ class OnPair:
             buffers.fill(values[len(values) - kept :])
             values = values[: len(values) - kept]
         size = len(self._params)
-        grads = [
-            [g.to(p.device) for g, p in zip(values[i : i + size], self._params, strict=True)]
-            for i in range(0, len(values), size)
-        ]
+        grads = [self._placed(values[i : i + size]) for i in range(0, len(values), size)]
         assert loss is not None
         return Evaluation(loss, losses, outputs, grads, [bool(n) for n in numbers[3 * DESCRIPTION :]])
+
+    def _placed(self, grads: Vec) -> Vec:
+        """Return gradients each on its parameter's device."""
+        if self._one_device:
+            return grads
+        return [g.to(p.device) for g, p in zip(grads, self._params, strict=True)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from sharpkit.core import vec
 from sharpkit.core.vec import Vec
 
 _ALIGNMENT = 64
@@ -36,27 +37,21 @@ def pack(tensors: Sequence[Tensor], like: Sequence[Tensor], device: torch.device
         device: Where the message is.
     """
     message = room(like, device)
-    for place, tensor in zip(unpack(message, like), tensors, strict=True):
-        place.copy_(tensor)
+    vec.copy_(unpack(message, like), tensors)
     return message
 
 
 def unpack(message: Tensor, like: Sequence[Tensor]) -> Vec:
     """Return the tensors in a message as views of it, which its reader knows the types and shapes of."""
-    views: Vec = []
-    start = 0
-    for t in like:
-        piece = message[start : start + t.numel() * t.element_size()].view(t.dtype)
-        views.append(shaped(piece, t))
-        start += _padded(t)
-    return views
+    pieces = cast("list[Tensor]", message.split([_padded(t) for t in like]))
+    return [shaped(piece.view(t.dtype)[: t.numel()], t) for piece, t in zip(pieces, like, strict=True)]
 
 
 def shaped(flat: Tensor, like: Tensor) -> Tensor:
     """Return a vector as a tensor of the shape, and where that is dense the memory format, of another."""
-    return (
-        flat.as_strided(like.shape, like.stride(), flat.storage_offset()) if _is_dense(like) else flat.view(like.shape)
-    )
+    if like.is_contiguous() or not _is_dense(like):
+        return flat.view(like.shape)
+    return flat.as_strided(like.shape, like.stride(), flat.storage_offset())
 
 
 def describe(tensor: Tensor | None) -> list[int]:
@@ -75,7 +70,7 @@ def described(numbers: Sequence[int]) -> Tensor | None:
 
 
 def _padded(t: Tensor) -> int:
-    return math.ceil(t.numel() * t.element_size() / _ALIGNMENT) * _ALIGNMENT
+    return -(-t.numel() * t.element_size() // _ALIGNMENT) * _ALIGNMENT
 
 
 def _is_dense(t: Tensor) -> bool:

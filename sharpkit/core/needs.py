@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from sharpkit.core.base import check_base
 from sharpkit.core.comm import Comm
-from sharpkit.core.oracle import ROLES
+from sharpkit.core.passes import ROLES
 from sharpkit.core.rule import Rule
 from sharpkit.errors import UsageError, check_range
 

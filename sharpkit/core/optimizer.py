@@ -19,8 +19,9 @@ from sharpkit.core.fully_sharded import free, sharding
 from sharpkit.core.independent import Independent, OnPair
 from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_independent, check_needs, check_options
-from sharpkit.core.oracle import ROLES, BatchNormStatistics, Oracle, Replay
+from sharpkit.core.oracle import Oracle
 from sharpkit.core.parts import completed
+from sharpkit.core.passes import ROLES, BatchNormStatistics, Replay
 from sharpkit.core.point import Joint, Point
 from sharpkit.core.precision import Mode, Precision
 from sharpkit.core.radius import RadiusSchedule, scheduled

@@ -6,51 +6,28 @@ counting of samples happen here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from sharpkit.core import randomness, vec
+from sharpkit.core.backward import Backward
 from sharpkit.core.batch_norm import is_synchronised
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import Comm
 from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
 from sharpkit.core.fully_sharded import FullySharded
+from sharpkit.core.passes import AuxiliaryLoss, Objective, Replay, Role, Touched
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import RandomState
-from sharpkit.core.reduction import Reduction
 from sharpkit.core.rows import SomeRows, can_see_into
 from sharpkit.core.task import Batch, Task, Tree
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Closure, Cost, Evaluation, Work
 from sharpkit.errors import UsageError
-
-Objective = Callable[[Tensor, Batch], Tensor]
-"""`(outputs, batch) -> (B,)`: per-sample losses of outputs."""
-
-AuxiliaryLoss = Callable[[Tensor, Tree], Tensor]
-"""`(outputs, reference) -> (B,)`: what is added to the task's per-sample losses."""
-
-Touched = bool | Tensor
-"""Whether a parameter's gradient is wanted, or on which of its rows (r,): the slices along its first axis."""
-
-Role = Literal["clean", "perturbed"]
-"""Whether a pass is the step's clean one, which may update the model's buffers, or another."""
-
-BatchNormStatistics = Literal["clean", "perturbed", "both"]
-"""The passes whose batch-norm statistics are kept."""
-
-ROLES: dict[BatchNormStatistics, frozenset[Role]] = {
-    "clean": frozenset({"clean"}),
-    "perturbed": frozenset({"perturbed"}),
-    "both": frozenset({"clean", "perturbed"}),
-}
-
-Replay = Literal["same", "fresh"]
-"""Whether a batch that is evaluated again draws the same random masks."""
 
 
 class Oracle:
@@ -97,7 +74,7 @@ class Oracle:
         self._device = self._params[0].device
         self._comm = comm
         self._sharded = sharded
-        self._reduction = Reduction(comm, self._params) if comm.size > 1 and sharded is None else None
+        self._backward = Backward(params, comm, precision, sharded)
         self._synchronised = is_synchronised(model)
         # Then every rank takes part in every pass, also without samples.
         self._together = self._synchronised or sharded is not None
@@ -204,14 +181,12 @@ class Oracle:
             losses.append(own.detach())
             outputs.append(out.detach())
             for k, scalar in enumerate(scalars):
-                before = sums[k] if n else None
-                with self._sending(only, before, last=n + 1 == len(pieces)) as receive:
-                    grads = self._backward(scalar, k + 1 < len(scalars), reached, only)
-                    if before is not None:
-                        vec.add_(grads, before)
-                    sums[k : k + 1] = [receive(grads)]
+                before, more = (sums[k] if n else None), k + 1 < len(scalars)
+                last = n + 1 == len(pieces)
+                grads = self._backward.gradient(scalar, reached, only, before, keep_graph=more, last=last)
+                sums[k : k + 1] = [grads]
         if not pieces:
-            losses, sums = [self._params[0].new_zeros(0)], [self._none(only, reached) for _ in objectives]
+            losses, sums = [self._params[0].new_zeros(0)], [self._backward.of_none(only, reached) for _ in objectives]
         self.cost.add(batch, len(objectives))
         for grads in sums:
             self._settle(grads, reached)
@@ -227,31 +202,6 @@ class Oracle:
         mean = losses.sum() / batch.count
         self._comm.sum_([mean])
         return mean
-
-    @contextmanager
-    def _sending(
-        self, only: Sequence[Touched] | None, before: Vec | None, *, last: bool
-    ) -> Generator[Callable[[Vec], Vec]]:
-        """Add up the gradients of all ranks while the last backward pass runs; yields what waits for them."""
-        if self._reduction is None or not last:
-            yield lambda grads: grads
-            return
-        try:
-            self._reduction.begin(self._wanted(only), before)
-            yield self._reduction.end
-        finally:
-            self._reduction.stop()
-
-    def _none(self, only: Sequence[Touched] | None, reached: list[bool]) -> Vec:
-        """Return the gradient of a batch none of whose samples is here; it reaches parameters on the other ranks."""
-        assert self._reduction is not None
-        wanted = self._wanted(only)
-        for i in (i for i, flag in enumerate(wanted) if flag):
-            self.reached[i] = reached[i] = True
-        return self._reduction.all_at_once(vec.zeros_like(self._params), wanted)
-
-    def _wanted(self, only: Sequence[Touched] | None) -> list[bool]:
-        return [p.requires_grad and (only is None or only[i] is not False) for i, p in enumerate(self._params)]
 
     def _some_rows(self, only: Sequence[Touched] | None) -> AbstractContextManager[object]:
         rows = {
@@ -289,7 +239,7 @@ class Oracle:
                 f"a closure cannot be run in {self._precision.mode}",
                 "call opt.step((inputs, targets)), or precision='off'",
             )
-        self._clear()
+        self._backward.clear()
         with torch.enable_grad():
             returned = closure.function()
         if returned is None:  # pyright: ignore[reportUnnecessaryComparison]
@@ -301,56 +251,19 @@ class Oracle:
                 "it must call loss.backward() and return the loss",
             )
         reached = [False] * len(self._params)
-        grads = self._take(reached)
+        grads = self._backward.take(reached)
         self.cost.add(closure, 1)
-        if self._reduction is not None:
-            grads = vec.scale(self._reduction.all_at_once(grads, self._wanted(None)), 1 / self._comm.size)
         if self._comm.size > 1:
+            grads = self._backward.summed(grads)
+            if self._sharded is None:
+                grads = vec.scale(grads, 1 / self._comm.size)
             loss = loss / self._comm.size
             self._comm.sum_([loss])
         self._settle(grads, reached)
         return Evaluation(loss, None, None, [grads], reached)
 
-    def _backward(self, loss: Tensor, keep_graph: bool, reached: list[bool], only: Sequence[Touched] | None) -> Vec:
-        self._clear()
-        wanted = [p for p, flag in zip(self._params, self._wanted(only), strict=True) if flag]
-        if not wanted:
-            return self._take(reached)
-        with torch.enable_grad():
-            scaled = self._precision.scale(loss)
-        if self._sharded is not None:
-            self._sharded.backward(scaled, keep_graph)
-            self._clear(but=wanted)
-        else:
-            # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.
-            scaled.backward(retain_graph=keep_graph, inputs=wanted)  # pyright: ignore[reportUnknownMemberType]
-        grads = self._take(reached)
-        if only is None and not any(reached):
-            raise UsageError(
-                "the loss does not depend on any parameter of the base optimizer",
-                "build the base optimizer with this model's parameters()",
-            )
-        return grads
-
-    def _clear(self, but: Sequence[Tensor] = ()) -> None:
-        kept = {id(p) for p in but}
-        for p in self._params:
-            if id(p) not in kept:
-                p.grad = None
-
-    def _take(self, reached: list[bool]) -> Vec:
-        """Take the gradients off the parameters, zeros where there is none, and note where there is one."""
-        grads: Vec = []
-        for i, p in enumerate(self._params):
-            grad, p.grad = p.grad, None
-            if grad is None:
-                grad = torch.zeros_like(p, requires_grad=False)
-            else:
-                self.reached[i] = reached[i] = True
-            grads.append(grad.to_dense() if grad.layout is not torch.strided else grad)
-        return grads
-
     def _settle(self, grads: Vec, reached: Sequence[bool]) -> None:
+        self.reached = [a or b for a, b in zip(self.reached, reached, strict=True)]
         self._precision.unscale_(grads)
         if self._decay:
             # As the base optimizer, which leaves parameters without a gradient as they are.

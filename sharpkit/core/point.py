@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sharpkit.core import vec
 from sharpkit.core.comm import Comm
-from sharpkit.core.oracle import Objective, Oracle, Role, Touched
+from sharpkit.core.oracle import Oracle
+from sharpkit.core.passes import Objective, Role, Touched
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Evaluation, Work
 from sharpkit.errors import UsageError

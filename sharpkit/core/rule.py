@@ -26,7 +26,7 @@ from sharpkit.core.slots import (
 from sharpkit.errors import ConflictError
 
 if TYPE_CHECKING:
-    from sharpkit.core.oracle import Touched
+    from sharpkit.core.passes import Touched
     from sharpkit.core.step import Step
 
 

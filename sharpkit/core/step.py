@@ -18,7 +18,8 @@ from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.fisher import FisherMode
 from sharpkit.core.independent import Asked, Independent, InTurn
 from sharpkit.core.memory import Drawer, Memory
-from sharpkit.core.oracle import Objective, Oracle, Role, Touched
+from sharpkit.core.oracle import Oracle
+from sharpkit.core.passes import Objective, Role, Touched
 from sharpkit.core.point import Joint, Point, restored
 from sharpkit.core.slots import Mask
 from sharpkit.core.task import Batch, sizes

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.independent import Asked
-from sharpkit.core.oracle import Objective, Oracle
+from sharpkit.core.oracle import Oracle
+from sharpkit.core.passes import Objective
 from sharpkit.core.point import Point, swapped
 from sharpkit.core.vec import Vec
 

@@ -37,11 +37,12 @@ def dealt(tree: Any, params: Sequence[Tensor]) -> Any:
         tree: The same on every rank; a vector in it is a list of whole tensors.
         params: The sharded parameters.
     """
-    if isinstance(tree, list) and _is_aligned(cast("list[Any]", tree), params):
-        return [distributed(t, p) for t, p in zip(cast("list[Tensor]", tree), params, strict=True)]
     if isinstance(tree, Mapping):
         return {key: dealt(value, params) for key, value in cast("Mapping[Any, Any]", tree).items()}
-    return tree
+    if not isinstance(tree, list):
+        return tree
+    values = cast("list[Any]", tree)
+    return [distributed(t, p) for t, p in zip(values, params, strict=True)] if _is_aligned(values, params) else values
 
 
 def dealt_base(stored: Mapping[str, Any], base: Optimizer) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import torch
 
+from sharpkit.diagnostics import copies
 from sharpkit.diagnostics.density import Density, broaden, extend, further_runs, quadrature
 from sharpkit.diagnostics.eigenvalues import Eigenpairs, Watch, converge, eigenpairs
 from sharpkit.diagnostics.lanczos import Array, Lanczos
@@ -35,8 +36,9 @@ class Wanted:
         bottom: How many of the algebraically smallest.
         tol: An eigenvalue counts as converged when |A v - lambda v| is at most tol |lambda|.
         verify: Check the residuals by a product; else they are those of the recurrence.
+        copies: Look for what one starting vector may miss: further copies of multiple eigenvalues, and clusters.
         error_bars: Standard errors of the eigenvalues over the samples.
-        block: Vectors that Lanczos starts from; finds eigenvalues of a multiplicity up to it.
+        block: Vectors that Lanczos starts from; finds eigenvalues of a multiplicity up to it at once.
         most: Products at most for the eigenvalues.
         density: Whether the density is estimated.
         steps: Nodes of a run of the density.
@@ -53,6 +55,7 @@ class Wanted:
     bottom: int = 0
     tol: float = 1e-4
     verify: bool = True
+    copies: bool = True
     error_bars: bool = False
     block: int = 1
     most: int = 1000
@@ -88,10 +91,21 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """What was computed of an operator."""
+    """What was computed of an operator.
+
+    Args:
+        top: The largest eigenvalues.
+        bottom: The smallest.
+        none_missing: Whether no eigenvalue beyond those found was missed; None where not looked for.
+        density: The density.
+        trace: The trace.
+        complete: Whether nothing was stopped.
+        notes: What a reader should know.
+    """
 
     top: Eigenpairs
     bottom: Eigenpairs | None
+    none_missing: bool | None
     density: Density | None
     trace: Trace | None
     complete: bool
@@ -140,6 +154,7 @@ def analyse(
     lanczos = Lanczos(operator, rows=rows, generator=generator, block=asked.block, lead=lead)
     measures: list[tuple[Array, Array]] = []
     pairs: Eigenpairs | None = None
+    none_missing: bool | None = None
     if elsewhere is not None:
         pairs, measures = elsewhere(operator)
         if asked.trace == "deflated":
@@ -150,7 +165,7 @@ def analyse(
         if lanczos.steps < asked.steps and lanczos.full:
             notes.append(f"memory has room for {lanczos.steps} of {asked.steps} steps of the density")
     if pairs is None:
-        pairs = _own(lanczos, asked, stop)
+        pairs, none_missing = _own(lanczos, asked, stop)
     count = min(asked.top, len(pairs.values))
     bottom = _cut(pairs, slice(count, None)) if asked.bottom else None
     trace = None
@@ -172,26 +187,32 @@ def analyse(
         )
     if not stop.stopped and not pairs.converged.all():
         notes.append(f"{(~pairs.converged).sum()} of {len(pairs.converged)} eigenvalues are not converged")
+    elif not stop.stopped and none_missing is False:
+        notes.append(
+            "whether there are further copies of these eigenvalues is not certain: the products for it ran out"
+        )
     density = broaden(measures, asked.sigma) if measures else None
-    return Found(_cut(pairs, slice(0, count)), bottom, density, trace, not stop.stopped, tuple(notes))
+    return Found(_cut(pairs, slice(0, count)), bottom, none_missing, density, trace, not stop.stopped, tuple(notes))
 
 
-def _own(lanczos: Lanczos, asked: Wanted, stop: _Stop) -> Eigenpairs:
-    """Go on with the basis until the eigenvalues are converged, or take what is there if it was stopped."""
-    if not stop.stopped:
-        most = lanczos.operator.products + asked.most
-        ritz = converge(lanczos, asked.top, bottom=asked.bottom, tol=asked.tol, most=most, watch=stop)
-    else:
-        ritz = lanczos.ritz()
-    return eigenpairs(
+def _own(lanczos: Lanczos, asked: Wanted, stop: _Stop) -> tuple[Eigenpairs, bool | None]:
+    """Go on with the basis until the eigenvalues are converged and none is missing, or take what is there."""
+    none_missing: bool | None = None
+    top, bottom, tol = asked.top, asked.bottom, asked.tol
+    most = lanczos.operator.products + asked.most
+    ritz = lanczos.ritz() if stop.stopped else converge(lanczos, top, bottom=bottom, tol=tol, most=most, watch=stop)
+    if asked.copies and not stop.stopped:
+        ritz, none_missing = copies.complete(lanczos, ritz, top, bottom=bottom, tol=tol, most=most, watch=stop)
+    pairs = eigenpairs(
         lanczos,
         ritz,
-        asked.top,
-        bottom=asked.bottom,
-        tol=asked.tol,
+        top,
+        bottom=bottom,
+        tol=tol,
         verify=asked.verify and not stop.stopped,
         error_bars=asked.error_bars and not stop.stopped,
     )
+    return pairs, none_missing
 
 
 def _cut(pairs: Eigenpairs, rows: slice) -> Eigenpairs:

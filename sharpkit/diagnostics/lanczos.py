@@ -101,7 +101,7 @@ class Lanczos:
     @property
     def coupling(self) -> Array:
         """B = R^T A V_m, (b, m)."""
-        return _on_host(self._columns[self.steps : self._filled, : self.steps])
+        return self.beyond(self.steps)
 
     @property
     def projected(self) -> Array:
@@ -120,14 +120,47 @@ class Lanczos:
         return not self.complete and self._filled >= self.limit
 
     @property
+    def room(self) -> int:
+        """How many vectors can be added without a restart, or until they are all there are."""
+        return min(self.limit, self.operator.size) - self._filled
+
+    @property
     def _filled(self) -> int:
         return min(self.steps + self.block, self.operator.size)
 
-    def step(self) -> None:
+    def beyond(self, rows: int) -> Array:
+        """Return what A maps the first rows of the basis to beyond them, in terms of the vectors there: (., rows)."""
+        return _on_host(self._columns[rows : self._filled, :rows])
+
+    def start_again(self) -> None:
+        """Let a random vector come next that is orthogonal to the basis, and any direction in its complement.
+
+        If all further steps `follow` it, they are Lanczos from it with A on that complement, and T stays the A of all.
+        """
+        m, filled = self.steps, self._filled
+        self._reserve(filled + 1)
+        start = self._random(m)
+        along = reductions.orthogonalise_(start, self._vectors[:filled])[m:]
+        rest = reductions.norm(start)
+        self._vectors[filled] = start / rest
+        reductions.orthogonalise_(self._vectors[filled], self._vectors[:filled])
+        self._vectors[filled] /= reductions.norm(self._vectors[filled])
+        self.block += 1
+        self._turn(torch.cat([along, rest[None]]))
+
+    def followed(self, first: int) -> tuple[Array, Array]:
+        """Return the diagonal of T from a row on, (n,), and what is below it, (n,), after steps that `follow`."""
+        diagonal, below = torch.arange(first, self.steps), torch.arange(first + 1, self.steps + 1)
+        return _on_host(self._columns[diagonal, diagonal]), np.abs(_on_host(self._columns[below, diagonal]))
+
+    def step(self, *, follow: bool = False) -> None:
         """Multiply the next vector by A and add what is new in the product to the basis.
 
         Where nothing is new the space is invariant. Then a random vector is added, which finds further copies of an
         eigenvalue.
+
+        Args:
+            follow: Whether what the product holds of the coming vectors comes next, and the others wait.
         """
         m, filled = self.steps, self._filled
         image = self.operator.product(self._vectors[m])
@@ -142,9 +175,12 @@ class Lanczos:
         self._columns[filled, m] = torch.where(new, rest, 0)
         self._vectors[filled] = torch.where(new, image / rest, self._random_vector(filled))
         # Once more: what is left may be so short that rounding has turned it.
-        reductions.orthogonalise_(self._vectors[filled], self._vectors[:filled])
+        latest, others = self._vectors[filled], self._vectors[:filled]
+        reductions.subtract_(latest, others, reductions.inner(others, latest))
         self._vectors[filled] /= reductions.norm(self._vectors[filled])
         self.operator.comm.broadcast_([self._vectors[filled]])
+        if follow:
+            self._turn(self._columns[self.steps : self._filled, m])
 
     def ritz(self) -> Ritz:
         """Return the Ritz pairs of the basis."""
@@ -181,6 +217,17 @@ class Lanczos:
         """Return random signs, (count,), in double precision where the device has it."""
         drawn = torch.randint(2, (count,), generator=self._generator)
         return (2 * drawn - 1).to(dtype=reductions.wide(self.operator.device), device=self.operator.device)
+
+    def _turn(self, along: Tensor) -> None:
+        """Reflect the coming vectors into others that span the same, the first along a combination of them, (b,)."""
+        normal = along.clone()
+        normal[0] += torch.where(along[0] < 0, -1, 1) * along.norm()
+        square = normal @ normal
+        mirror = torch.eye(len(along), dtype=along.dtype, device=along.device)
+        mirror -= torch.where(square > 0, 2 / square, 0) * torch.outer(normal, normal)
+        reductions.rotate_(self.coming, mirror)
+        coming = slice(self.steps, self._filled)
+        self._columns[coming, : self.steps] = mirror @ self._columns[coming, : self.steps]
 
     def _random(self, filled: int) -> Tensor:
         """Return a random unit vector orthogonal to the first vectors."""

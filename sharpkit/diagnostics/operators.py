@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, NamedTuple, Protocol, get_args
@@ -79,6 +80,11 @@ class Operator(ABC):
         """Return a vector, (P,), that is rich in the leading eigenvectors, if one is known; of any length."""
         return None
 
+    @contextmanager
+    def refined(self) -> Generator[None]:
+        """Have more terms while the context lasts, where that is of use; their sum stays A."""
+        yield
+
     def product(self, vector: Tensor) -> Tensor:
         """Return A v, (P,), of a flat vector (P,), the same on all ranks."""
         return self.summed(term.image for term in self.terms(lambda used=True: vector))
@@ -137,6 +143,7 @@ class Curvature(Operator):
         weight_decay: lambda.
         memory_bytes: For graphs, on each rank; None takes half of what is free.
         products: `auto` takes finite differences where autograd has no second derivative, and notes it.
+        finer: The same problem with more batches, which `refined` takes.
     """
 
     def __init__(
@@ -147,6 +154,7 @@ class Curvature(Operator):
         weight_decay: float = 0.0,
         memory_bytes: int | None = None,
         products: Products = "auto",
+        finer: Problem | None = None,
     ) -> None:
         if kind not in get_args(Kind):
             raise UsageError(f"the matrix is {kind!r}, allowed are {', '.join(get_args(Kind))}", "use hessian")
@@ -158,6 +166,7 @@ class Curvature(Operator):
         self.notes: list[str] = []
         self.graph_bytes = 0
         self._problem = problem
+        self._finer = finer
         self._build = BUILDERS[kind]
         self._kind = kind
         self._decay = weight_decay
@@ -183,6 +192,19 @@ class Curvature(Operator):
         gradient = self._problem.gradient()
         self._buffers.put_back()
         return gradient
+
+    @contextmanager
+    def refined(self) -> Generator[None]:
+        """Have a term for every batch of the finer problem. Graphs are built anew, for there is room for one set."""
+        if self._finer is None or len(self._finer.batches) <= len(self._problem.batches):
+            yield
+            return
+        held = self._problem
+        self._problem, self._pieces, self.graph_bytes = self._finer, None, 0
+        try:
+            yield
+        finally:
+            self._problem, self._pieces, self.graph_bytes = held, None, 0
 
     def terms(self, draw: Draw) -> Iterator[Term]:
         """Yield A_j v_j for every batch j that has samples here, weighted by their share of all samples."""
@@ -232,6 +254,8 @@ class Curvature(Operator):
                 ) from error
             self._differences = GradientDifference(self._problem)
             self.notes.append(f"finite differences were used, for autograd says: {one_line(error)}")
+            return
+        if self._problem is self._finer:
             return
         counts = sum(piece.graph is not None for piece in self._pieces), len(self._pieces)
         self._kept, self._built = (sum(every) for every in zip(*self.comm.objects(counts), strict=True))

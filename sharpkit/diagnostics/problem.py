@@ -139,7 +139,7 @@ def opened(
     """Make a model ready for derivatives of its loss, and leave it as it was at the end.
 
     The model is in evaluation mode, with batch norm as `bn_mode` says. Attention uses the kernel that has second
-    derivatives. The loss is evaluated twice, and what does not come out the same is refused.
+    derivatives. A GPU does not round to TF32. The loss is evaluated twice; what does not come out the same is refused.
 
     Args:
         model: On the device of the batches.
@@ -171,6 +171,7 @@ def opened(
                 if isinstance(module, BatchNorm):
                     module.train()
         stack.enter_context(_double_attention())
+        stack.enter_context(_exact_products())
         if dtype is not None:
             stack.enter_context(cast_model(model, dtype))
             given = [cast_batch(batch, dtype) for batch in given]
@@ -245,6 +246,21 @@ def _double_attention() -> Generator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _exact_products() -> Generator[None]:
+    """Have a GPU not round the factors of float32 products to TF32, which it does in convolutions by default."""
+    backends: Any = torch.backends  # its annotations lack these
+    kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
+    finally:
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 @contextmanager

@@ -28,10 +28,13 @@ from sharpkit.diagnostics.trace import Trace
 from sharpkit.errors import UsageError
 
 _SLICES = 16
-"""Pieces that the samples are cut into for error bars, at least."""
+"""Pieces that the samples are cut into for error bars, at least, and for a trace where they are not too small."""
+
+_SMALLEST = 32
+"""Samples of such a piece for a trace, at least; more pieces err less, and smaller ones make products dearer."""
 
 _PIECE = 128
-"""Samples of a piece, at most, for a trace; smaller ones make products dearer."""
+"""Samples of a piece for a trace, at most."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class SpectrumResult:
         converged: (k,); whether the residual is within the tolerance.
         errors: (k,); standard errors over the samples, NaN where not asked for.
         smallest: The same at the other end, None where not asked for.
+        none_missing: Whether no eigenvalue beyond those found was missed, such as a further copy of a multiple one;
+            see `sharpkit.diagnostics.copies`. None where it was not looked for.
         vectors: (k, P); unit eigenvectors of the largest.
         density: The density of all eigenvalues, or None.
         trace: The trace, or None.
@@ -73,6 +78,7 @@ class SpectrumResult:
     converged: NDArray[np.bool_]
     errors: Array
     smallest: Eigenpairs | None
+    none_missing: bool | None
     vectors: Tensor
     density: Density | None
     trace: Trace | None
@@ -175,6 +181,7 @@ def of_problem(
         weight_decay=weight_decay,
         memory_bytes=max(budget - rows * vector, budget // 2),
         products=products,
+        finer=sliced(problem, pieces=min(_SLICES, problem.samples // _SMALLEST)),
     )
     watch = unanimous(watch, comm, problem.device)
     found = analyse(operator, asked, sizes=sizes, rows=rows, watch=watch, elsewhere=_elsewhere(problem, asked))
@@ -187,6 +194,7 @@ def of_problem(
         converged=found.top.converged,
         errors=found.top.errors,
         smallest=found.bottom,
+        none_missing=found.none_missing,
         vectors=found.top.vectors,
         density=found.density,
         trace=found.trace,
@@ -212,7 +220,7 @@ def sliced(problem: Problem, *, pieces: int) -> Problem:
     """Return the problem with its samples in at least so many pieces, and none of more than 128 samples."""
     if problem.bn_mode == "train":
         return problem
-    count = -(-pieces // len(problem.batches))
+    count = max(1, -(-pieces // len(problem.batches)))
     batches = tuple(part for batch in problem.batches for part in batch.split(max(count, -(-batch.size // _PIECE))))
     return replace(problem, batches=batches)
 

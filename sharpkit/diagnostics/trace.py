@@ -111,13 +111,14 @@ def estimate(
     if known.rows.shape[0] >= operator.size:
         return _joined(known, [], method)
     samples: list[Array] = []
-    while len(samples) < left:
-        samples.append(_sample(operator, known.rows, sizes, generator))
-        total = _joined(known, samples, method)
-        if operator.comm.agreed(len(samples) >= _FEWEST and total.error <= tol * abs(total.value)):
-            break
-        if watch is not None and not watch(operator.products, math.nan):
-            break
+    with operator.refined():
+        while len(samples) < left:
+            samples.append(_sample(operator, known.rows, sizes, generator))
+            total = _joined(known, samples, method)
+            if operator.comm.agreed(len(samples) >= _FEWEST and total.error <= tol * abs(total.value)):
+                break
+            if watch is not None and not watch(operator.products, math.nan):
+                break
     return _joined(known, samples, method)
 
 

@@ -39,9 +39,21 @@ def test_json_is_one_document(sharpkit, run_dir):
     (result,) = document["results"]
     assert result["lambda1"] == result["eigenvalues"][0]
     assert len(result["smallest"]["eigenvalues"]) == 3
+    assert isinstance(result["none_missing"], bool)
     assert (result["samples"], result["bn_mode"], result["augmentation"]) == (60, "eval", "none")
     assert sum(p["value"] for p in result["trace"]["parameters"].values()) == pytest.approx(result["trace"]["value"])
     assert sum(result["density"]["runs"][0]["weights"]) == pytest.approx(1)
+
+
+def test_copies_are_looked_for_unless_told_not_to(sharpkit, run_dir):
+    looked, not_looked = (
+        sharpkit("hessian", run_dir, *FAST, "--json", "--no-plot", "--no-density", "--trace", "none", *more).json
+        for more in ((), ("--no-copies",))
+    )
+    assert looked["results"][0]["none_missing"] is True
+    assert not_looked["results"][0]["none_missing"] is None
+    assert looked["cost"]["products"] > not_looked["cost"]["products"]
+    assert looked["results"][0]["eigenvalues"] == pytest.approx(not_looked["results"][0]["eigenvalues"], rel=1e-3)
 
 
 def test_several_checkpoints_from_stdin_share_a_figure(sharpkit, run_dir, monkeypatch):

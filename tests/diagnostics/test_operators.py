@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from sharpkit.core.task import Supervised
 from sharpkit.diagnostics.operators import Curvature
 from sharpkit.diagnostics.problem import opened
+from sharpkit.diagnostics.spectrum import sliced
 from sharpkit.errors import DivergedError, InputError, UsageError
 from tests.core.support import bits
 from tests.diagnostics.support import NETS, dense, flat_function, net, samples, uneven
@@ -239,3 +240,18 @@ def test_a_task_and_tied_parameters():
     of = lambda w: F.cross_entropy(functional_call(model, {"1.weight": w}, (x,)), y)  # noqa: E731
     block = jacrev(torch.func.grad(of))(model[1].weight.detach()).reshape(64, 64)
     torch.testing.assert_close(matrix[:64, :64], block, rtol=1e-10, atol=1e-10)
+
+
+def test_refined_is_the_same_matrix_in_more_terms():
+    model, (x, y) = net("cnn"), samples("cnn")
+    with opened(model, F.cross_entropy, [(x, y)]) as problem:
+        operator = Curvature(problem, finer=sliced(problem, pieces=4))
+        vector = torch.randn(problem.size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        whole = operator.product(vector)
+        assert len(list(operator.terms(lambda wanted=True: vector))) == 1
+        with operator.refined():
+            torch.testing.assert_close(operator.product(vector), whole, rtol=1e-10, atol=1e-12)
+            shares = [term.share for term in operator.terms(lambda wanted=True: vector)]
+        assert shares == [0.25] * 4
+        assert len(list(operator.terms(lambda wanted=True: vector))) == 1
+        assert operator.how == "autograd, 1 of 1 graphs kept"

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from sharpkit.data import DATASETS
 from sharpkit.diagnostics import hessian
 from sharpkit.errors import UsageError
+from sharpkit.models import MODELS
 from tests.core.support import bits
 from tests.diagnostics.support import NETS, dense, net, samples, uneven
 
@@ -168,3 +170,32 @@ def test_fewer_eigenvalues_than_asked_for():
     )
     assert len(found.eigenvalues) == 2
     assert math.isnan(found.ratio)
+
+
+def test_a_gpu_would_not_round_and_does_as_before_afterwards():
+    """Set for as long as derivatives are taken: torch lets convolutions round to TF32 by default."""
+    kinds = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
+    before, seen = [kind.fp32_precision for kind in kinds], []
+    hessian(
+        net("mlp"), F.cross_entropy, [samples()], watch=lambda *_: not seen.append([k.fp32_precision for k in kinds])
+    )
+    assert seen[0] == ["ieee"] * 3
+    assert [kind.fp32_precision for kind in kinds] == before
+
+
+@pytest.mark.slow
+def test_eleven_million_parameters_in_float32_as_in_float64():
+    """ResNet-18: sums over so many entries are where float32 loses digits; a float32 norm is off by 4e-4 there."""
+    train = DATASETS["digits"]().train
+    x = F.interpolate(train.inputs[:8], size=32, mode="bilinear").expand(-1, 3, -1, -1).contiguous()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MODELS["resnet18"]((3, 32, 32), 10)
+    assert sum(p.numel() for p in model.parameters()) > 11_000_000
+    asked = {"top": 2, "tol": 1e-5, "copies": False}
+    single = hessian(model, F.cross_entropy, [(x, train.targets[:8])], **asked)
+    double = hessian(model, F.cross_entropy, [(x, train.targets[:8])], dtype=torch.float64, **asked)
+    assert single.converged.all()
+    assert double.converged.all()
+    assert (single.dtype, double.dtype) == ("float32", "float64")
+    np.testing.assert_allclose(single.eigenvalues, double.eigenvalues, rtol=1e-4)

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from sharpkit.core.batch_norm import synchronise
 from sharpkit.core.task import Batch
-from tests.core.support import bits, net, numbered, sharp
+from sharpkit.errors import SharpkitError
+from tests.core.support import bits, gradient, net, numbered, sharp
 from tests.distributed.launch import on_ranks
 from tests.distributed.test_recipes import BATCHES, EVERY, part
 from tests.recipes.test_precision_contract import drawing
@@ -130,7 +131,9 @@ def trained(rule, size, comm=None, **case):
 
 
 def every_case(comm, names):
-    return {name: trained(size=comm.size, comm=comm, **CASES[name]) for name in names}
+    return {
+        name: trained(size=comm.size, comm=comm, **CASES[name]) if name in CASES else refusals(comm) for name in names
+    }
 
 
 def checkpoints(comm, of_one):
@@ -168,25 +171,29 @@ def alike(got, expected):
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def check(name, group, size, tmp):
+def values_of(name, group, size, tmp):
     values = found(group, size, tmp)
     if isinstance(values, AssertionError):
         raise values
+    return [value[name] for value in values]
+
+
+def check(name, group, size, tmp):
     case = {key: value for key, value in CASES[name].items() if key not in ("layers", "copies")}
     expected = trained(size=size, **case)
-    for value in values:
-        alike(value[name], expected)
+    for value in values_of(name, group, size, tmp):
+        alike(value, expected)
 
 
 GROUPS = {
-    "short": FOUR,
+    "short": [*FOUR, "refusals"],
     "rules": [rule for rule in RUNNING if rule not in FOUR],
     "cases": list(OPTIONS),
     "four": [*RUNNING, "a rank without samples of a micro-batch", "copies of shards"],
 }
 
 
-@pytest.mark.parametrize("rule", GROUPS["short"])
+@pytest.mark.parametrize("rule", FOUR)
 def test_sharded_parameters_are_one_process_with_the_whole_batch(rule, tmp):
     check(rule, "short", 2, tmp)
 
@@ -207,6 +214,13 @@ def test_options_hold_on_shards(name, tmp):
 @pytest.mark.parametrize("name", GROUPS["four"])
 def test_four_ranks_some_without_a_row_are_one_process(name, tmp):
     check(name, "four", 4, tmp)
+
+
+def saved(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return file
 
 
 STORED = [*FOUR, "sampa+msam:rho=0.1", "vasso", "looksam", "mesa:start=-1"]
@@ -240,8 +254,115 @@ def test_a_checkpoint_of_shards_is_one_of_one_process_and_back(rule, tmp):
     alike(again.found(), one.found())
 
 
-def saved(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return file
+BESIDE = {
+    "batch norm of every rank": {"rule": "sampa", "kind": "batch-norm"},
+    "dropout": {"rule": "sam", "kind": "dropout"},
+    "bf16": {"rule": "sam", "precision": "bf16"},
+    "fp16": {"rule": "sampa", "precision": "fp16"},
+}
+
+
+def beside(comm):
+    """What shards and whole parameters on the same ranks give."""
+    return {
+        name: [trained(size=comm.size, comm=comm, sharded=sharded, **case) for sharded in (True, False)]
+        for name, case in BESIDE.items()
+    }
+
+
+@pytest.mark.slow
+def test_shards_are_whole_parameters_on_the_same_ranks(tmp):
+    for value in on_ranks(2, beside, folder=tmp / "beside"):
+        for sharded, replicated in value.values():
+            alike(sharded, replicated)
+
+
+def refused(build):
+    try:
+        build()
+    except SharpkitError as error:
+        return str(error)
+    return ""
+
+
+def refusals(comm):
+    early, partly, whole_model = net(), net(), cut(net())
+    base = torch.optim.SGD(early.parameters(), lr=0.1)
+    cut(early)
+    fully_shard(partly[0])
+    opt = sharp("sam", whole_model, comm=comm)
+    alone, spread = net(), cut(net())
+    stored = sharp("sam", alone, torch.optim.Adafactor(alone.parameters()))
+    stored.step(numbered(8))
+    builds = {
+        "base before": lambda: sharp("sam", early, base, comm=comm),
+        "part": lambda: sharp("sam", partly, comm=comm),
+        "no ranks": lambda: sharp("sam", whole_model),
+        "local": lambda: sharp("sam", whole_model, comm=comm, ascent_scope="local"),
+        "sparse": lambda: sharp("ssam-d+sampa:rho=0.1", whole_model, comm=comm),
+        "nothing": lambda: opt.load_state_dict({}),
+        "synchronised after": lambda: synchronise(cut(net("batch-norm")), comm),
+        "factors": lambda: sharp("sam", spread, torch.optim.Adafactor(spread.parameters()), comm=comm).load_state_dict(
+            stored.state_dict()
+        ),
+    }
+    return {name: refused(build) for name, build in builds.items()}
+
+
+def test_what_cannot_be_sharded_is_refused_in_one_line(tmp):
+    for said in values_of("refusals", "short", 2, tmp):
+        assert "after fully_shard(model)" in said["base before"]
+        assert "2.weight is not sharded" in said["part"]
+        assert "over 2 ranks, and comm has 1" in said["no ranks"]
+        assert "ascent_scope is local" in said["local"]
+        assert "ssam-d+sampa needs whole_tensors" in said["sparse"]
+        assert "on rank 0" in said["nothing"]
+        assert "before fully_shard" in said["synchronised after"]
+        assert "row_var" in said["factors"]
+        assert all("\n" not in line for line in said.values())
+
+
+def interrupted(comm):
+    """Weights where steps raised inside of a forward and of a backward pass, on all ranks, and were taken again."""
+    run = Run("sampa", comm)
+    run.steps(2, end=2)
+
+    def fail(*_):
+        raise ArithmeticError
+
+    for register in (run.model[2].register_forward_pre_hook, run.model[1].register_full_backward_hook):
+        handle = register(fail)
+        with pytest.raises(ArithmeticError):
+            run.steps(2, start=2, end=3)
+        handle.remove()
+    run.steps(2, start=2)
+    return run.found()
+
+
+@pytest.mark.slow
+def test_a_step_that_raised_leaves_no_trace(tmp):
+    expected = Run("sampa")
+    expected.steps(2)
+    for value in on_ranks(2, interrupted, folder=tmp / "interrupted"):
+        alike(value, expected.found())
+
+
+def without_samples(comm):
+    """The gradient of a batch that is all on rank 0, and the buffers of rank 1."""
+    model = cut(net("batch-norm"))
+    opt = sharp("sam", model, comm=comm)
+    x, y, _ = numbered(3)
+    rows = slice(3 if comm.rank == 0 else 0)
+    grads = opt.gradient(Batch(x[rows], y[rows], parts=[3, 0]))
+    return whole(grads), [b.clone() for b in model.buffers()]
+
+
+@pytest.mark.slow
+def test_a_rank_without_samples_takes_part_and_keeps_its_buffers(tmp):
+    model = net("batch-norm")
+    x, y, _ = numbered(3)
+    expected = gradient(model, x, y)
+    before = [b.clone() for b in model.buffers()]
+    for grads, buffers in on_ranks(2, without_samples, folder=tmp / "without"):
+        alike(grads, expected)
+        assert bits(buffers) == bits(before)

@@ -30,8 +30,10 @@ def tmp(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(tmp):
-    """A run of two processes."""
-    return result(spread(2, "train", *SMALL, "--opt", "sampa", "--json", "-o", "two", folder=tmp)[1])
+    """A run of two processes that share every batch."""
+    return result(
+        spread(2, "train", *SMALL, "--opt", "sampa", "--sampa-devices", "1", "--json", "-o", "two", folder=tmp)[1]
+    )
 
 
 def test_two_processes_give_the_numbers_of_one(two, tmp, capsys):

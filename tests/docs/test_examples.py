@@ -31,7 +31,9 @@ DOCUMENTS = sorted(
 SECONDS = 60
 """How long one command may take."""
 
-COMMAND = re.compile(r"(SHARPKIT_[A-Z_]+=\S+ )*(sharpkit|python -m sharpkit)( |$)")
+COMMAND = re.compile(
+    r"(SHARPKIT_[A-Z_]+=\S+ )*(torchrun --standalone --nproc-per-node 2 -m sharpkit|sharpkit|python -m sharpkit)( |$)"
+)
 """What is run; everything after the name is the shell's."""
 
 PLAIN = re.compile(r"sharpkit( [\w.:=+,/-]+)*")
