@@ -32,7 +32,8 @@ SECONDS = 60
 """How long one command may take."""
 
 COMMAND = re.compile(
-    r"(SHARPKIT_[A-Z_]+=\S+ )*(torchrun --standalone --nproc-per-node 2 -m (-- )?sharpkit|sharpkit|python -m sharpkit)( |$)"
+    r"(SHARPKIT_[A-Z_]+=\S+ )*"
+    r"(torchrun --standalone --nproc-per-node 2 -m (-- )?sharpkit|sharpkit|python -m sharpkit)( |$)"
 )
 """What is run; everything after the name is the shell's."""
 
