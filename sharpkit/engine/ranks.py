@@ -53,12 +53,14 @@ def join(device: str = "auto", timeout: float = TIMEOUT) -> Comm:
         if cuda:
             torch.cuda.set_device(chosen)
         limit = timedelta(seconds=timeout)
+        # torchrun's store outlives the processes that it starts again, and with it what they told each other.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         try:
             store, rank, size = next(iter(_meet("env://", here.rank, here.size, timeout=limit)))
             store.set_timeout(limit)
             _dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
-                store=_dist.PrefixStore("group", store),
+                store=_dist.PrefixStore(f"group {attempt}", store),
                 rank=rank,
                 world_size=size,
                 timeout=limit,
@@ -68,7 +70,7 @@ def join(device: str = "auto", timeout: float = TIMEOUT) -> Comm:
                 f"rank {here.rank} cannot meet the other {here.size - 1} processes: {one_line(error)}",
                 "start all of them with torchrun, or set MASTER_ADDR and MASTER_PORT",
             ) from error
-        _joined.append((Ranks(), _dist.PrefixStore("sharpkit", store)))
+        _joined.append((Ranks(), _dist.PrefixStore(f"sharpkit {attempt}", store)))
     return _joined[0][0]
 
 
