@@ -139,8 +139,10 @@ def average_statistics_(model: nn.Module, comm: Comm, pair: Comm) -> None:
         comm: The ranks.
         pair: Two ranks that each have a `comm` of their own; both take the first one's means.
     """
+    if comm.size == 1:
+        return
     statistics = list(_statistics(model))
-    if comm.size == 1 or not statistics:
+    if not statistics:
         return
     comm.sum_(statistics)
     vec.scale_(statistics, 1 / comm.size)
