@@ -75,41 +75,42 @@ def lerp(a: Sequence[Tensor], b: Sequence[Tensor], weight: float) -> Vec:
 
 def addcmul_(a: Sequence[Tensor], b: Sequence[Tensor], c: Sequence[Tensor], alpha: float) -> None:
     """Add alpha b c to a in place, entry by entry."""
-    torch._foreach_addcmul_(list(a), list(b), list(c), value=alpha)
+    torch._foreach_addcmul_(local(a), local(b), local(c), value=alpha)
 
 
 def addcdiv_(a: Sequence[Tensor], b: Sequence[Tensor], c: Sequence[Tensor], alpha: float) -> None:
     """Add alpha b / c to a in place, entry by entry."""
-    torch._foreach_addcdiv_(list(a), list(b), list(c), value=alpha)
+    torch._foreach_addcdiv_(local(a), local(b), local(c), value=alpha)
 
 
 def maximum_(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
     """Replace every entry of a by that of b where it is larger."""
-    torch._foreach_maximum_(list(a), list(b))
+    torch._foreach_maximum_(local(a), local(b))
 
 
 def sqrt_(v: Sequence[Tensor]) -> None:
     """Replace every entry by its square root."""
-    torch._foreach_sqrt_(list(v))
+    torch._foreach_sqrt_(local(v))
 
 
 def shift_(v: Sequence[Tensor], number: float) -> None:
     """Add a number to every entry in place."""
-    torch._foreach_add_(list(v), number)
+    torch._foreach_add_(local(v), number)
 
 
 def blocks(*vectors: Sequence[Tensor]) -> Iterator[tuple[Vec, ...]]:
     """Yield views of the same entries of several aligned vectors, block by block, in each all of them once.
 
     On a CPU a block is what its caches hold, so that a chain of operations reads memory once and not once an
-    operation; elsewhere there is one block.
+    operation; elsewhere there is one block. The views are of the shards that are here.
     """
-    if not vectors[0] or vectors[0][0].device.type != "cpu":
-        yield tuple(list(v) for v in vectors)
+    here = [local(v) for v in vectors]
+    if not here[0] or here[0][0].device.type != "cpu":
+        yield tuple(here)
         return
     held: list[Sequence[Tensor]] = []
     count = 0
-    for tensors in zip(*vectors, strict=True):
+    for tensors in zip(*here, strict=True):
         first = tensors[0]
         rows = max(1, _CACHED * first.shape[0] // max(1, first.numel())) if first.dim() else 1
         for pieces in zip(*(t.split(rows) if t.dim() else (t,) for t in tensors), strict=True):
