@@ -8,6 +8,8 @@ import sys
 import time
 from typing import TextIO
 
+from typer.exceptions import Abort, TyperException
+
 from sharpkit.engine.world import World, world
 from sharpkit.errors import UsageError
 
@@ -53,7 +55,7 @@ def speaker(error: BaseException) -> str | None:
     ranks = sys.modules.get("sharpkit.engine.ranks")
     if ranks is not None and ranks.has_joined():
         return ranks.told_first(error)
-    if isinstance(error, UsageError) or not isinstance(error, Exception) or type(error).__module__.startswith("typer"):
+    if isinstance(error, UsageError | TyperException | Abort) or not isinstance(error, Exception):
         if here.first:
             return ""
         time.sleep(_PATIENCE)  # torchrun ends all when one ends, and the first is to speak before

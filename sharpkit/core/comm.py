@@ -124,8 +124,7 @@ class Ranks:
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Add up in one message for each type and device."""
-        for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
-            some = [t for t in tensors if (t.dtype, t.device) == kind]
+        for some in _by_kind(tensors):
             if len(some) == 1 and some[0].is_contiguous():
                 _done(_dist.all_reduce, some[0], group=self._group)
                 continue
@@ -147,8 +146,7 @@ class Ranks:
     def broadcast_(self, tensors: Sequence[Tensor], source: int = 0) -> None:
         """Send in one message for each type and device."""
         sender = self._global(source)
-        for kind in dict.fromkeys((t.dtype, t.device) for t in tensors):
-            some = [t for t in tensors if (t.dtype, t.device) == kind]
+        for some in _by_kind(tensors):
             flat = torch.cat([t.reshape(-1) for t in some])
             _done(_dist.broadcast, flat, sender, group=self._group)
             if self.rank != source:
@@ -237,6 +235,14 @@ def _done(exchange: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
             "an exchange between processes failed" + (", timed out" if "imed out" in str(error) else ""),
             "start them again; --resume auto goes on from the last checkpoint",
         ) from error
+
+
+def _by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return the tensors of each type and device, in an order that is the same on every rank."""
+    kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for t in tensors:
+        kinds.setdefault((t.dtype, t.device), []).append(t)
+    return list(kinds.values())
 
 
 def _spread(flat: Tensor, tensors: Sequence[Tensor]) -> None:
