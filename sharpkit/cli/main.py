@@ -21,7 +21,7 @@ from sharpkit.cli.landscape import landscape
 from sharpkit.cli.ls import ls
 from sharpkit.cli.options import with_options
 from sharpkit.cli.plot import plot
-from sharpkit.cli.processes import check_spreads, errors, hush, speaker
+from sharpkit.cli.processes import check_spreads, errors, hush, leave, speaker
 from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
@@ -61,7 +61,10 @@ def _common(
 
 def main() -> NoReturn:
     """Run the program on this process's arguments and exit."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if not code:
+        leave()
+    sys.exit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 import time
-from typing import TextIO
+from typing import Any, TextIO
 
 from typer.exceptions import Abort, TyperException
 
@@ -52,7 +52,7 @@ def speaker(error: BaseException) -> str | None:
     here = _world_or_none()
     if here is None or here.size == 1:
         return ""
-    ranks = sys.modules.get("sharpkit.engine.ranks")
+    ranks = _ranks()
     if ranks is not None and ranks.has_joined():
         return ranks.told_first(error)
     if isinstance(error, UsageError | TyperException | Abort) or not isinstance(error, Exception):
@@ -61,6 +61,18 @@ def speaker(error: BaseException) -> str | None:
         time.sleep(_PATIENCE)  # torchrun ends all when one ends, and the first is to speak before
         return None
     return f"rank {here.rank}: "
+
+
+def leave() -> None:
+    """Leave the other processes, if this one has joined any; only where all of them have come to a good end."""
+    ranks = _ranks()
+    if ranks is not None:
+        ranks.leave()
+
+
+def _ranks() -> Any:
+    """Return the module that joins processes, or None where nothing has needed it, and torch, so far."""
+    return sys.modules.get("sharpkit.engine.ranks")
 
 
 def _world_or_none() -> World | None:

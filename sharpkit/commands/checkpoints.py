@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from sharpkit.commands.agreement import everywhere, stopped
 from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.engine import checkpoint
+from sharpkit.engine.agreement import everywhere, stopped
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained, load
 from sharpkit.errors import RankError, SharpkitError, UsageError

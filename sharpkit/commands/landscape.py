@@ -17,8 +17,9 @@ from sharpkit.commands.measure import Form, Measured, choose_threads, measure
 from sharpkit.commands.result_files import drawn_if_possible, write_lines
 from sharpkit.diagnostics.landscape import landscape
 from sharpkit.diagnostics.landscape_result import LandscapeResult
+from sharpkit.engine.agreement import on_first
 from sharpkit.engine.checkpoint import write_atomically
-from sharpkit.engine.ranks import current, join, on_first
+from sharpkit.engine.ranks import current, join
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
 from sharpkit.errors import SharpkitError

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sharpkit.commands.agreement import everywhere
 from sharpkit.commands.landscape_config import LandscapeConfig, Range
 from sharpkit.diagnostics.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
+from sharpkit.engine.agreement import everywhere
 from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 from sharpkit.engine.weights import read_weights

@@ -11,12 +11,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from sharpkit.commands import checkpoints
-from sharpkit.commands.agreement import stopped
 from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.commands.checkpoints import loaded, noted
 from sharpkit.commands.figure_files import FIGURES
 from sharpkit.core.task import Batch
 from sharpkit.engine import ranks, rundir, runtime
+from sharpkit.engine.agreement import on_first, stopped
 from sharpkit.engine.documents import document
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
@@ -159,7 +159,7 @@ def measure(
         signal_number = stopped(stop)
     if not results:
         raise next(iter(failed.values()))
-    files, warnings = ranks.on_first(lambda: form.write(results, out, plot))
+    files, warnings = on_first(lambda: form.write(results, out, plot))
     warnings += [f"{name}: {note}" for name, result in results.items() for note in form.notes(result)]
     work = [form.work(result) for result in results.values()]
     return Measured(

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sharpkit.engine import checkpoint, rundir, runtime
+from sharpkit.engine.agreement import on_first
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.datasets import data_name
 from sharpkit.engine.documents import document, to_json
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.presets import configured
-from sharpkit.engine.ranks import on_first
 from sharpkit.engine.records import NOTES
 from sharpkit.engine.resume import find, resumed
 from sharpkit.engine.rundir import RunDir

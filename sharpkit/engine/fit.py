@@ -13,10 +13,10 @@ from sharpkit.core import randomness
 from sharpkit.core.report import StepReport
 from sharpkit.core.task import Batch
 from sharpkit.engine import checkpoint, weights
+from sharpkit.engine.agreement import Stops, on_first
 from sharpkit.engine.config import to_mapping
 from sharpkit.engine.external import is_file_reference
 from sharpkit.engine.probes import Probes
-from sharpkit.engine.ranks import Stops, on_first
 from sharpkit.engine.records import Records
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest

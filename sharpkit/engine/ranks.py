@@ -1,4 +1,4 @@
-"""The processes of a run: how this one joins them, goes by what the first one decides, and tells when one is lost."""
+"""The processes of a run: how this one joins and leaves them, and tells when one is lost."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous  # pyright: ignore[reportUnknownVariableType]
 
 from sharpkit.core.comm import ALONE, Comm, Ranks
-from sharpkit.engine.runtime import StopRequest, pick_device
+from sharpkit.engine.runtime import pick_device
 from sharpkit.engine.world import complete, world
-from sharpkit.errors import InputError, RankError, SharpkitError, UsageError, one_line
-
-T = TypeVar("T")
+from sharpkit.errors import InputError, RankError, UsageError, one_line
 
 TIMEOUT = 600.0
 _ANSWER = 3.0  # seconds in which the others tell that they are there, or why they are not
@@ -111,51 +108,6 @@ def leave() -> None:
     if _joined:
         _joined.clear()
         dist.destroy_process_group()
-
-
-def on_first(work: Callable[[], T]) -> T:
-    """Have the first process do something with files, and return what it gave, or raise what it raised, on all."""
-    comm = current()
-    if comm.size == 1:
-        return work()
-    outcome: tuple[bool, Any] = (True, None)
-    if comm.rank == 0:
-        try:
-            outcome = True, work()
-        except SharpkitError as error:
-            outcome = False, error
-    done, value = comm.agreed(outcome)
-    if not done:
-        raise cast("SharpkitError", value)
-    return cast("T", value)
-
-
-class Stops:
-    """Whether any process was asked to stop: all hear of it after the same step, and none waits for the others.
-
-    Args:
-        stop: This process's signals.
-        comm: The processes.
-    """
-
-    def __init__(self, stop: StopRequest, comm: Comm) -> None:
-        self._stop = stop
-        self._comm = comm
-        self._flags = torch.zeros(1, dtype=torch.int64)
-        self._wait: Callable[[], object] | None = None
-
-    def heard(self) -> int:
-        """Return the signal that asked to stop, 0 for none; of several processes as of one step ago."""
-        if self._comm.size == 1:
-            return self._stop.signal_number
-        number = 0
-        if self._wait is not None:
-            self._wait()
-            if int(self._flags):
-                number = max(self._comm.objects(self._stop.signal_number))
-        self._flags = torch.tensor([self._stop.signal_number])
-        self._wait = self._comm.begin_sum_(self._flags)
-        return number
 
 
 # ---------------------------------------------------------------------- failures

@@ -22,6 +22,7 @@ from sharpkit.data.loader import Loader
 from sharpkit.data.part import Part, Share, drawn
 from sharpkit.data.split import Splits
 from sharpkit.engine import external, ranks, runtime, schedules
+from sharpkit.engine.agreement import on_first
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import check_graphs, compiled
 from sharpkit.engine.config import TrainConfig, sample_count, with_radius
@@ -131,7 +132,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     threads, sentence = runtime.pick_threads(config.threads, model, task, probe, device)
     plain, wanted, how = task, config.channels_last, {"deterministic": config.deterministic}
     if comm.size > 1:  # one choice for all, since the order of sums depends on it
-        wanted = ranks.on_first(lambda: pick_layout(wanted, plain, probe, config.amp, **how)[1])
+        wanted = on_first(lambda: pick_layout(wanted, plain, probe, config.amp, **how)[1])
     task, layout, told = pick_layout(wanted, plain, probe, config.amp, **how)
     notes += [sentence, *told]
     if device.type == "cuda" and config.amp == "off":
