@@ -16,11 +16,10 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import platform
-import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import images
 import torch
@@ -28,6 +27,7 @@ from loops import LR, RHO, base_of, sam_step, sgd_step
 from throughput import Usual
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from turns import machine, quartiles, turns
 
 from sharpkit.core.task import Batch
 from sharpkit.engine.config import TrainConfig
@@ -133,14 +133,7 @@ def measure(model: str, batch: int, options: argparse.Namespace) -> None:
         runs[f"{recipe}, hand-tuned"] = tuned(session, recipe, options.steps, compiles=compiles)
     runs["loader alone"] = loading(sessions["sgd"], options.steps)
     usual = Usual("bytes_like", model, batch, "sgd", options.workers, torch.get_num_threads(), options.device)
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    shuffled = list(runs)
-    for number in range(options.rounds + 1):
-        random.shuffle(shuffled)
-        for name in shuffled:
-            taken = seconds(runs[name], device)
-            if number:
-                times[name].append(taken)
+    times = turns({name: partial(seconds, run, device) for name, run in runs.items()}, options.rounds)
     count = options.steps * batch
     medians = {name: statistics.median(taken) for name, taken in times.items()}
     once = flops(sessions["sgd"])
@@ -153,8 +146,7 @@ def measure(model: str, batch: int, options: argparse.Namespace) -> None:
         used = passes * once * count / middle / (1e12 * options.peak) if options.peak else 0.0
         row = (model, batch, name, f"{count / middle:,.0f}", f"{middle / medians[against]:.3f}", f"{used:.3f}")
         print(f"| {' | '.join(map(str, row))} |", flush=True)
-    ratios = [a / b for a, b in zip(times["sam"], times["sgd"], strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = quartiles(times["sam"], times["sgd"])
     print(f"| {model} | {batch} | SAM over SGD |  | {middle:.3f} ({low:.3f} to {high:.3f}) |  |", flush=True)
 
 
@@ -171,8 +163,8 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     parser.add_argument("--cuda-graphs", action="store_true")
     options = parser.parse_args()
-    name = torch.cuda.get_device_name() if options.device.startswith("cuda") else platform.processor()
-    print(f"{name}, Python {platform.python_version()}, torch {torch.__version__}\n")
+    name = f"{torch.cuda.get_device_name()}, " if options.device.startswith("cuda") else ""
+    print(f"{name}{machine(torch.get_num_threads())}\n")
     print("| network | batch | loop | samples/s | time over ours | utilisation |\n|---|---|---|---|---|---|")
     for model, batch in itertools.product(options.models, options.batches):
         measure(model, batch, options)

@@ -10,8 +10,6 @@ disturbs least, and ratios are medians over the rounds. Run it with
 from __future__ import annotations
 
 import argparse
-import platform
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from turns import machine, quartiles, timed, turns
 
 from sharpkit.data import DATASETS
 from sharpkit.diagnostics import graddiff, gradnorms
@@ -38,16 +37,7 @@ def plain(model: nn.Module, batches: list[Pair]) -> None:
 
 def measure(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Return the processor seconds of every round, in shuffled order, after one that does not count."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    order, shuffler = list(contenders), random.Random(0)
-    for k in range(rounds + 1):
-        shuffler.shuffle(order)
-        for name in order:
-            start = time.process_time()
-            contenders[name]()
-            if k:
-                times[name].append(time.process_time() - start)
-    return times
+    return turns({name: timed(work, time.process_time) for name, work in contenders.items()}, rounds)
 
 
 def report(title: str, times: dict[str, list[float]], batches: int, limits: dict[str, float]) -> None:
@@ -56,12 +46,11 @@ def report(title: str, times: dict[str, list[float]], batches: int, limits: dict
     print(f"\n### {title}\n\n| what | CPU ms a batch, median | over plain gradients | quartiles | at most |")
     print("|---|---|---|---|---|")
     for name, seconds in times.items():
-        ratios = sorted(a / b for a, b in zip(seconds, base, strict=True))
-        low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        low, middle, high = quartiles(seconds, base)
         limit = f"{limits[name]:g}" if name in limits else ""
         milliseconds = 1e3 * statistics.median(seconds) / batches
         print(
-            f"| {name} | {milliseconds:.2f} | {statistics.median(ratios):.3f} | {low:.3f} to {high:.3f} | {limit} |",
+            f"| {name} | {milliseconds:.2f} | {middle:.3f} | {low:.3f} to {high:.3f} | {limit} |",
             flush=True,
         )
 
@@ -92,10 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    print(
-        f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {options.rounds} rounds"
-    )
+    print(f"{machine(options.threads)}, {options.rounds} rounds")
     torch.manual_seed(0)
     if options.only in (None, "cnn"):
         train = DATASETS["digits"]().train

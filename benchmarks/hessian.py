@@ -16,7 +16,6 @@ of its own, beyond what it holds with the model before it starts. Run it with
 from __future__ import annotations
 
 import argparse
-import platform
 import random
 import statistics
 import subprocess
@@ -24,7 +23,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +31,7 @@ from networks import network, trained
 from spectrum_peers import Outcome, curvlinops, pyhessian_density, pyhessian_values
 from torch import Tensor, nn
 from torch.nn import functional
+from turns import machine
 
 from sharpkit.core import vec
 from sharpkit.data import DATASETS
@@ -190,10 +189,7 @@ def main() -> None:
         one(options)
         return
     names = ("scipy", "curvlinops-for-pytorch", "pyhessian")
-    print(
-        f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, "
-        f"torch {torch.__version__}, " + ", ".join(f"{name} {version(name)}" for name in names)
-    )
+    print(machine(options.threads, *names))
     model, inputs, classes = made(options.net)
     trained(model, inputs, classes, options.epochs)
     x, y = inputs[: options.samples], classes[: options.samples]

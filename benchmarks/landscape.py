@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import platform
 import random
 import statistics
 import sys
@@ -28,7 +27,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing import get_context
 from types import ModuleType
@@ -43,6 +41,7 @@ from networks import network, trained
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from turns import machine
 
 from sharpkit.data import DATASETS
 from sharpkit.diagnostics import landscape, random_plane
@@ -344,11 +343,7 @@ def main() -> None:
         options.rounds, options.epochs, options.samples, options.points = 1, 1, 64, 1
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    peers = ", ".join(f"{name} {version(name)}" for name in ("loss-landscapes", "landscaper", "loss-landscape-3d"))
-    print(
-        f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, "
-        f"torch {torch.__version__}, {peers}"
-    )
+    print(machine(options.threads, "loss-landscapes", "landscaper", "loss-landscape-3d"))
     for kind in options.only:
         TASK.clear()
         if kind == "resnet18":

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import random
 import statistics
 import time
@@ -25,6 +24,7 @@ import torch
 from networks import network, trained
 from numpy.typing import NDArray
 from torch.nn import functional
+from turns import machine
 
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.data import DATASETS
@@ -116,7 +116,7 @@ def report(
     size: int,
 ) -> None:
     """Print the table."""
-    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {size} processes")
+    print(f"{machine(1)}, in each of {size} processes")
     print(f"\n| what | one, s | {size}, s | speed-up, clock | speed-up, processor | asked | numbers apart |")
     print("|---|---|---|---|---|---|---|")
     for name in names:

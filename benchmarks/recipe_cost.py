@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
 import random
 import statistics
 import time
@@ -25,6 +24,7 @@ from step_overhead import images
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
+from turns import machine
 
 import sharpkit
 from sharpkit.core.fisher import squared_gradients
@@ -156,10 +156,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    print(
-        f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, "
-        f"torch {torch.__version__}; {options.model}, 32x32, batch {options.batch}"
-    )
+    print(f"{machine(options.threads)}; {options.model}, 32x32, batch {options.batch}")
     torch.manual_seed(0)
     fisher(128, 2 * options.rounds + 1)
     report(measure(MODELS[options.model]((3, 32, 32), 10), options.batch, options.rounds))

@@ -15,13 +15,10 @@ from __future__ import annotations
 import argparse
 import copy
 import os
-import platform
-import random
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -29,6 +26,7 @@ from loops import base_of
 from step_overhead import images
 from torch import Tensor, multiprocessing, nn
 from torch.nn import functional
+from turns import machine, quartiles, timed, turns
 
 import sharpkit
 from sharpkit.core.comm import Comm, Ranks
@@ -71,27 +69,22 @@ def exchange(model: nn.Module, pair: Comm) -> Step:
 
 def measure(steps: dict[str, Step], rounds: int, comm: Comm) -> dict[str, list[float]]:
     """Return the seconds of every contender's step in every round, after two rounds of warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    shuffler = random.Random(0)
-    for number in range(rounds + 2):
-        shuffler.shuffle(order)
-        for name in order:
+
+    def slower(step: Step) -> Callable[[], float]:
+        def turn() -> float:
             dist.barrier()
-            start = time.perf_counter()
-            steps[name]()
-            seconds = max(comm.objects(time.perf_counter() - start))
-            if number >= 2:
-                times[name].append(seconds)
-    return times
+            return max(comm.objects(timed(step, time.perf_counter)()))
+
+        return turn
+
+    return turns({name: slower(step) for name, step in steps.items()}, rounds, warm_up=2)
 
 
 def report(title: str, times: dict[str, list[float]]) -> None:
     """Print a Markdown table of ratios."""
     print(f"\n### {title}\n\n| step | median, ms | over SGD | quartiles |\n|---|---|---|---|")
     for name, seconds in times.items():
-        ratios = [a / b for a, b in zip(seconds, times[REFERENCE], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = quartiles(seconds, times[REFERENCE])
         print(f"| {name} | {1e3 * statistics.median(seconds):.2f} | {middle:.3f} | {low:.3f} to {high:.3f} |")
         if name == "sampa, on two ranks":
             verdict = "kept" if middle <= LIMIT else "missed"
@@ -130,21 +123,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("cnn", "resnet"), default=None)
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
-    print(
-        f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores, load {load}, 2 processes of "
-        f"{options.threads} thread(s), Python {platform.python_version()}, torch {torch.__version__}, gloo",
-        flush=True,
-    )
+    print(f"{machine(options.threads)}, in each of 2 processes, gloo", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         multiprocessing.spawn(run, (folder, options), nprocs=2)
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "processor unknown"
-    )
 
 
 if __name__ == "__main__":

@@ -11,18 +11,16 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
-import random
 import statistics
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
 import pytorch_optimizer
 import torch
 from loops import DECAY, LR, MOMENTUM, RHO, base_of, sam_step, sgd_step
 from torch import Tensor, nn
 from torch.nn import functional
+from turns import machine, quartiles, timed, turns
 
 import sharpkit
 from sharpkit.engine.runtime import keep_freed_memory
@@ -79,17 +77,8 @@ CONTENDERS: dict[str, Callable[[nn.Module], StepFunction]] = {
 def measure(model: nn.Module, batch: tuple[Tensor, Tensor], rounds: int) -> dict[str, list[float]]:
     """Return the seconds of every contender's step in every round, after two rounds of warm-up."""
     steps = {name: make(copy.deepcopy(model)) for name, make in CONTENDERS.items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    order = list(steps)
-    shuffler = random.Random(0)
-    for number in range(rounds + 2):
-        shuffler.shuffle(order)
-        for name in order:
-            start = time.perf_counter()
-            steps[name](*batch)
-            if number >= 2:
-                times[name].append(time.perf_counter() - start)
-    return times
+    calls = {name: timed(lambda step=step: step(*batch), time.perf_counter) for name, step in steps.items()}
+    return turns(calls, rounds, warm_up=2)
 
 
 def report(title: str, times: dict[str, list[float]]) -> None:
@@ -97,8 +86,7 @@ def report(title: str, times: dict[str, list[float]]) -> None:
     reference = times["bare SGD loop"]
     print(f"\n### {title}\n\n| step | median, ms | over the bare SGD step | quartiles |\n|---|---|---|---|")
     for name, seconds in times.items():
-        ratios = [a / b for a, b in zip(seconds, reference, strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
+        low, middle, high = quartiles(seconds, reference)
         print(
             f"| {name} | {1e3 * statistics.median(seconds):.2f} | {middle:.3f} | {low:.3f} to {high:.3f} |", flush=True
         )
@@ -114,10 +102,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    print(
-        f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, "
-        f"torch {torch.__version__}, pytorch_optimizer {version('pytorch_optimizer')}"
-    )
+    print(machine(options.threads, "pytorch_optimizer"))
     torch.manual_seed(0)
     if options.only != "resnet":
         report("small CNN, digits, batch 128", measure(MODELS["cnn"]((1, 8, 8), 10), images(128, 1, 8), options.rounds))

@@ -17,14 +17,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
-import random
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -35,6 +32,7 @@ from loops import LR, RHO, StepFunction, base_of, sam_step, sgd_step
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
+from turns import machine, quartiles, turns
 
 from sharpkit.data.dataset import Dataset as Images
 from sharpkit.engine.config import TrainConfig
@@ -118,7 +116,7 @@ class Usual:
         self._process.communicate()
 
 
-def timed(epoch: Callable[[], None]) -> Epoch:
+def both_times(epoch: Callable[[], None]) -> Epoch:
     """Return an epoch in this process with its times."""
 
     def run() -> Times:
@@ -162,7 +160,7 @@ def contenders(
         batch,
         channels_last=layout == "on",
     )
-    epochs: dict[str, Epoch] = {"sharpkit": timed(ours(session)), "hand-tuned loop": timed(tuned)}
+    epochs: dict[str, Epoch] = {"sharpkit": both_times(ours(session)), "hand-tuned loop": both_times(tuned)}
     for workers in WORKERS:
         epochs[f"usual way, {workers} workers"] = Usual(data, model, batch, recipe, workers, threads)
     return epochs, layout, len(session.splits.train)
@@ -170,15 +168,7 @@ def contenders(
 
 def measure(epochs: dict[str, Epoch], rounds: int) -> dict[str, list[Times]]:
     """Return the times of every contender's epoch in every round, after one round of warm-up."""
-    times: dict[str, list[Times]] = {name: [] for name in epochs}
-    order = list(epochs)
-    shuffler = random.Random(0)
-    for number in range(rounds + 1):
-        shuffler.shuffle(order)
-        for name in order:
-            taken = epochs[name]()
-            if number:
-                times[name].append(taken)
+    times = turns(epochs, rounds)
     for epoch in epochs.values():
         if isinstance(epoch, Usual):
             epoch.close()
@@ -194,8 +184,7 @@ def report(title: str, recipe: str, count: int, times: dict[str, list[Times]]) -
 
 
 def _ratio(theirs: list[Times], ours: list[Times], which: int) -> str:
-    ratios = [a[which] / b[which] for a, b in zip(theirs, ours, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = quartiles([a[which] for a in theirs], [b[which] for b in ours])
     return f"{middle:.3f} ({low:.3f} to {high:.3f})"
 
 
@@ -209,8 +198,7 @@ def main() -> None:
     options = parser.parse_args()
     transform = type(transform_of(8, 1)).__name__
     print(
-        f"{platform.platform()}, {options.threads} thread(s), Python {platform.python_version()}, torch "
-        f"{torch.__version__}, Pillow {version('pillow')}, transform: "
+        f"{machine(options.threads, 'pillow')}, transform: "
         f"{'PIL and NumPy, no torchvision' if transform == 'ByHand' else 'torchvision'}\n"
     )
     print("| what | optimizer | loop | samples/s | time over ours (quartiles) | processor time over ours (quartiles) |")
