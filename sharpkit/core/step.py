@@ -221,9 +221,7 @@ class Step:
         drawn.whole = batch.whole or batch.count
         if ranks.size == 1:
             return drawn
-        parts = sizes(drawn.size, ranks.size)
-        start = sum(parts[: ranks.rank])
-        return drawn.select_range(start, start + parts[ranks.rank], parts)
+        return drawn.part_of(ranks.rank, sizes(drawn.size, ranks.size))
 
     def squared_gradients(self, batch: Batch, mode: FisherMode = "eval") -> Vec:
         """Return the mean over samples of the squared gradient of a sample's loss, by parameter."""

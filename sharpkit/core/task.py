@@ -130,6 +130,11 @@ class Batch:
             for i, (start, stop) in enumerate(bounds)
         ]
 
+    def part_of(self, rank: int, parts: Sequence[int]) -> Batch:
+        """Return what one rank has of the batch where it lies on several: consecutive samples, `parts` of each."""
+        start = sum(parts[:rank])
+        return self.select_range(start, start + parts[rank], parts)
+
     def select_range(self, start: int, stop: int, parts: Sequence[int] | None = None) -> Batch:
         """Return the samples from `start` up to `stop` as views; `parts` is how many they are on every rank."""
         return Batch(

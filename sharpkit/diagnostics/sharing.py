@@ -65,8 +65,7 @@ def spread(batch: Batch, pieces: int, comm: Comm, *, whole: bool) -> tuple[Batch
         ends = [batch.size * r // comm.size for r in range(comm.size + 1)]
         parts = [stop - start for start, stop in pairwise(ends)]
         here = -(-parts[comm.rank] // cuts[0])
-    start = sum(parts[: comm.rank])
-    return batch.select_range(start, start + parts[comm.rank], parts), max(1, here)
+    return batch.part_of(comm.rank, parts), max(1, here)
 
 
 def _owner(before: int, size: int, samples: int, comm: Comm) -> int:
