@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignor
 from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import ALONE, Comm
+from sharpkit.core.products import without_tf32
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
 from sharpkit.diagnostics.folding import folded
 from sharpkit.diagnostics.reductions import wide
@@ -171,7 +172,7 @@ def opened(
                 if isinstance(module, BatchNorm):
                     module.train()
         stack.enter_context(_double_attention())
-        stack.enter_context(_exact_products())
+        stack.enter_context(without_tf32())
         if dtype is not None:
             stack.enter_context(cast_model(model, dtype))
             given = [cast_batch(batch, dtype) for batch in given]
@@ -246,21 +247,6 @@ def _double_attention() -> Generator[None]:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def _exact_products() -> Generator[None]:
-    """Have a GPU not round the factors of float32 products to TF32, which it does in convolutions by default."""
-    backends: Any = torch.backends  # its annotations lack these
-    kinds = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
-    before = [kind.fp32_precision for kind in kinds]
-    try:
-        for kind in kinds:
-            kind.fp32_precision = "ieee"
-        yield
-    finally:
-        for kind, precision in zip(kinds, before, strict=True):
-            kind.fp32_precision = precision
 
 
 @contextmanager

@@ -58,17 +58,6 @@ def set_determinism(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def set_tf32(wanted: bool) -> None:
-    """Allow a GPU to round the factors of float32 products to TF32 (10 bits of mantissa), or not.
-
-    torch's own default allows it in convolutions and not in matrix products.
-    """
-    precision = "tf32" if wanted else "ieee"
-    backends: Any = torch.backends  # its annotations lack these
-    for products in (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn):
-        products.fp32_precision = precision
-
-
 def keep_freed_memory() -> None:
     """Have glibc keep large freed blocks for the next pass instead of returning them to the system.
 

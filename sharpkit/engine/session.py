@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from sharpkit.core.batch_norm import synchronise
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.optimizer import SharpnessAware
+from sharpkit.core.products import set_tf32
 from sharpkit.core.rule import Rule
 from sharpkit.core.task import Supervised
 from sharpkit.data.dataset import Dataset
@@ -97,7 +98,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     if config.cuda_graphs:
         check_graphs(device, compiles=config.compile)
     runtime.set_determinism(config.deterministic)
-    runtime.set_tf32(config.tf32)
+    set_tf32(config.tf32)
     runtime.keep_freed_memory()
     dataset = load_dataset(config)
     parts = split_dataset(config, dataset)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from sharpkit.core.products import set_tf32
 from sharpkit.core.task import Batch, Supervised
 from sharpkit.data.augment import PLAIN
 from sharpkit.data.dataset import Dataset
@@ -95,7 +96,7 @@ def load(
     if not ours and (data is None or model is None):
         raise UsageError(f"{file} does not say its data and model", "give --data and --model")
     where = runtime.pick_device(device)
-    runtime.set_tf32(False)
+    set_tf32(False)
     try:
         config = _config(checkpoint.load(file) if ours else None, file)
         folder = data_dir or config.data_dir

@@ -22,18 +22,6 @@ def task():
     return Supervised(nn.Linear(3, 2), nn.functional.cross_entropy)
 
 
-@pytest.mark.parametrize(("wanted", "precision"), [(True, "tf32"), (False, "ieee")])
-def test_tf32_is_what_was_asked_for(wanted, precision):
-    backends = torch.backends
-    try:
-        runtime.set_tf32(wanted)
-        assert backends.cuda.matmul.fp32_precision == precision
-        assert backends.cudnn.conv.fp32_precision == precision
-        assert backends.cudnn.rnn.fp32_precision == precision
-    finally:
-        runtime.set_tf32(False)
-
-
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [({1: 0.1, 2: 0.05}, 2), ({1: 0.1, 2: 0.09}, 1), ({1: 0.1, 2: 0.2}, 1), ({2: 2.5}, 2)],
