@@ -133,3 +133,25 @@ def check_range(
     left = "(-inf" if low is None else f"{'(' if open_low else '['}{low:g}"
     right = "inf)" if high is None else f"{high:g}{')' if open_high else ']'}"
     raise UsageError(f"{name} is {value:g}, allowed is {left}, {right}", f"give {name} a value inside")
+
+
+def check_count(name: str, text: str, *words: str, low: int = 1, high: int | None = None) -> int | None:
+    """Return the number that an option's text is, None where it is one of some words.
+
+    Args:
+        name: The option's name as the user writes it.
+        text: What was given.
+        words: Allowed beside numbers; the first one is suggested.
+        low: The smallest allowed number.
+        high: The largest one, or None for no bound.
+
+    Raises:
+        UsageError: If it is neither.
+    """
+    if text in words:
+        return None
+    most = 10**9 if high is None else high
+    if text.isascii() and text.isdecimal() and low <= int(text) <= most:
+        return int(text)
+    numbers = f"{low}, {low + 1}, ..." + ("" if high is None else f", {high}")
+    raise UsageError(f"{name} is {text!r}, allowed are {', '.join(words)} and {numbers}", f"use --{name} {words[0]}")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpkit.engine.config import option
-from sharpkit.errors import check_range
+from sharpkit.engine.config import MOST_THREADS, option
+from sharpkit.errors import check_count, check_range
 
 SHARED: dict[str, tuple[str, ...]] = {"Checkpoint": ("data", "data_dir", "model"), "Run": ("seed", "device", "threads")}
 """The last panels of every such command."""
@@ -30,6 +30,7 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         check_range("seed", self.seed, 0, 2**31 - 1)
+        check_count("threads", self.threads, "auto", high=MOST_THREADS)
 
     @property
     def count(self) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sharpkit.engine.config import option
-from sharpkit.errors import UsageError, check_range
+from sharpkit.errors import UsageError, check_count, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Comparison": ("seeds", "baseline", "metric", "budget", "select", "sharpness", "jobs"),
@@ -57,8 +57,7 @@ class CompareConfig:
         if self.scale != 1 and self.reproduce is None:
             raise UsageError(f"scale is {self.scale:g}, and there is no --reproduce to shrink", "leave --scale out")
         check_range("ci", self.ci, 0, 1, open_low=True, open_high=True)
-        if self.jobs != "auto" and not (self.jobs.isascii() and self.jobs.isdecimal() and 0 < int(self.jobs) <= 1024):
-            raise UsageError(f"jobs is {self.jobs!r}, allowed are auto and 1, 2, ..., 1024", "use --jobs auto")
+        check_count("jobs", self.jobs, "auto", high=1024)
         for name in self.wanted_sharpness:
             if name not in SHARPNESS:
                 raise UsageError(f"sharpness is {name!r}, allowed are {', '.join(SHARPNESS)}", "correct --sharpness")

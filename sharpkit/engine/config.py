@@ -13,9 +13,9 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sharpkit.engine.probe_names import probe_names
-from sharpkit.errors import UsageError, check_range
+from sharpkit.errors import UsageError, check_count, check_range
 
-_MOST_THREADS = 1024
+MOST_THREADS = 1024
 
 
 def option(default: Any, help: str, *flags: str, shown: str | None = None) -> Any:  # noqa: A002
@@ -159,22 +159,9 @@ class TrainConfig:
                 )
         if self.nesterov and self.momentum == 0:
             raise UsageError("nesterov is set and momentum is 0", "give --momentum 0.9")
-        if self.threads != "auto" and not _is_count(self.threads, _MOST_THREADS):
-            raise UsageError(
-                f"threads is {self.threads!r}, allowed are auto and 1, 2, ..., {_MOST_THREADS}", "use --threads auto"
-            )
-        if self.workers not in ("auto", "0") and not _is_count(self.workers, _MOST_THREADS):
-            raise UsageError(
-                f"workers is {self.workers!r}, allowed are auto and 0, 1, ..., {_MOST_THREADS}", "use --workers auto"
-            )
-        if self.save_every not in ("last", "best") and not _is_count(self.save_every):
-            raise UsageError(
-                f"save-every is {self.save_every!r}, allowed are last, best and 1, 2, ...", "use --save-every last"
-            )
-
-
-def _is_count(text: str, most: int = 10**9) -> bool:
-    return text.isascii() and text.isdecimal() and 0 < int(text) <= most
+        check_count("threads", self.threads, "auto", high=MOST_THREADS)
+        check_count("workers", self.workers, "auto", low=0, high=MOST_THREADS)
+        check_count("save-every", self.save_every, "last", "best")
 
 
 def sample_count(samples: str, name: str = "samples") -> int | None:
@@ -183,11 +170,7 @@ def sample_count(samples: str, name: str = "samples") -> int | None:
     Raises:
         UsageError: If it is neither `all` nor a number of at least one.
     """
-    if samples == "all":
-        return None
-    if not _is_count(samples):
-        raise UsageError(f"{name} is {samples!r}, allowed are all and 1, 2, ...", f"use --{name} all")
-    return int(samples)
+    return check_count(name, samples, "all")
 
 
 def with_radius(opt: str, rho: float | None) -> str:

@@ -188,3 +188,11 @@ def test_compile_without_a_compiler(process):
     assert (done.code, done.stdout) == (3, "")
     assert "install a C++ compiler, such as g++, or leave --compile out" in done.told
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "landscape", "hessian", "sharpness", "graddiff", "gradnorm-qq"])
+@pytest.mark.parametrize("threads", ["0", "-1", "1.5", "some", "1025"])
+def test_a_number_of_threads_that_no_process_has(fails, command, threads):
+    words = ("nowhere.pt",) if command != "train" else ()
+    error = fails(2, command, *words, "--threads", threads)
+    assert "allowed are auto and 1, 2, ..., 1024" in error
