@@ -62,8 +62,7 @@ def _common(
 def main() -> NoReturn:
     """Run the program on this process's arguments and exit."""
     code = run(sys.argv[1:])
-    if not code:
-        leave()
+    leave(code)
     sys.exit(code)
 
 

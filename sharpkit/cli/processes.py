@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
@@ -63,11 +64,22 @@ def speaker(error: BaseException) -> str | None:
     return f"rank {here.rank}: "
 
 
-def leave() -> None:
-    """Leave the other processes, if this one has joined any; only where all of them have come to a good end."""
+def leave(code: int) -> None:
+    """Leave the other processes, if this one has joined any, or, where it failed, end with its exit code at once.
+
+    Who leaves waits for exchanges that are under way, which after a failure may never end; and an interpreter that
+    ends without having left may abort, because threads of torch.distributed are still there.
+    """
     ranks = _ranks()
-    if ranks is not None:
+    if ranks is None or not ranks.has_joined():
+        return
+    if not code:
         ranks.leave()
+        return
+    for stream in (sys.stdout, errors()):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def _ranks() -> Any:
