@@ -45,8 +45,8 @@ from turns import machine
 
 from sharpkit.data import DATASETS
 from sharpkit.diagnostics import landscape, random_plane
-from sharpkit.diagnostics.plane import Plane
-from sharpkit.diagnostics.surface import opened_surface
+from sharpkit.diagnostics.surfaces.plane import Plane
+from sharpkit.diagnostics.surfaces.surface import opened_surface
 from sharpkit.engine.runtime import keep_freed_memory
 from sharpkit.models import MODELS
 

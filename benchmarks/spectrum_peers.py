@@ -14,7 +14,7 @@ from pyhessian import hessian as PyHessian
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 
-from sharpkit.diagnostics.backends import _eig
+from sharpkit.diagnostics.curvature.backends import _eig
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from sharpkit.cli.terminal import Terminal
 from sharpkit.commands.graddiff_config import PANELS, GradDiffConfig
 
 if TYPE_CHECKING:
-    from sharpkit.diagnostics.gradient_difference import GradDiffResult
-    from sharpkit.diagnostics.relative import Grid, Tally
+    from sharpkit.diagnostics.gradients.gradient_difference import GradDiffResult
+    from sharpkit.diagnostics.gradients.relative import Grid, Tally
 
 
 @checkpoint_command("graddiff", GradDiffConfig, PANELS)

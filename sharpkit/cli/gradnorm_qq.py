@@ -10,7 +10,7 @@ from sharpkit.cli.terminal import Terminal
 from sharpkit.commands.gradnorm_qq_config import PANELS, GradNormConfig
 
 if TYPE_CHECKING:
-    from sharpkit.diagnostics.gradient_norms import GradNormResult
+    from sharpkit.diagnostics.gradients.gradient_norms import GradNormResult
 
 
 @checkpoint_command("gradnorm-qq", GradNormConfig, PANELS)

@@ -15,7 +15,7 @@ from sharpkit.commands.hessian_config import PANELS, HessianConfig
 
 if TYPE_CHECKING:
     from sharpkit.commands.hessian_files import Spectra
-    from sharpkit.diagnostics.spectrum import SpectrumResult
+    from sharpkit.diagnostics.curvature.spectrum import SpectrumResult
 
 
 @checkpoint_command("hessian", HessianConfig, PANELS)

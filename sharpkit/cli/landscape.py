@@ -14,7 +14,7 @@ from sharpkit.cli.terminal import Terminal
 from sharpkit.commands.landscape_config import PANELS, LandscapeConfig
 
 if TYPE_CHECKING:
-    from sharpkit.diagnostics.landscape_result import LandscapeResult
+    from sharpkit.diagnostics.surfaces.landscape_result import LandscapeResult
 
 
 @checkpoint_command("landscape", LandscapeConfig, PANELS)

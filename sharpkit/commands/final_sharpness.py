@@ -7,10 +7,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from sharpkit.commands.stored_sharpness import FILE, read
-from sharpkit.diagnostics.analysis import Wanted
+from sharpkit.diagnostics.curvature.analysis import Wanted
+from sharpkit.diagnostics.curvature.spectrum import of_problem
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.sharpness import sharpness
-from sharpkit.diagnostics.spectrum import of_problem
 from sharpkit.engine import rundir, seal
 from sharpkit.engine.documents import finite
 from sharpkit.engine.trained import Trained, load

@@ -25,8 +25,8 @@ from sharpkit.commands.measure import (
 from sharpkit.commands.result_files import Files
 from sharpkit.core.task import Batch
 from sharpkit.data.part import drawn
-from sharpkit.diagnostics.gradient_difference import GradDiffResult, graddiff
-from sharpkit.diagnostics.relative import FINE, Grid, Tally
+from sharpkit.diagnostics.gradients.gradient_difference import GradDiffResult, graddiff
+from sharpkit.diagnostics.gradients.relative import FINE, Grid, Tally
 from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 

@@ -21,7 +21,7 @@ from sharpkit.commands.measure import (
 )
 from sharpkit.commands.result_files import Files
 from sharpkit.core.task import Batch
-from sharpkit.diagnostics.gradient_norms import GradNormResult, gradnorms
+from sharpkit.diagnostics.gradients.gradient_norms import GradNormResult, gradnorms
 from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 

@@ -11,9 +11,9 @@ from sharpkit.commands.hessian_config import HessianConfig
 from sharpkit.commands.hessian_files import Spectra, arrays_of, document_of, lines_of
 from sharpkit.commands.measure import DTYPES, Form, Measured, choose_threads, in_sequence, measure
 from sharpkit.commands.result_files import Files
-from sharpkit.diagnostics.analysis import Wanted
+from sharpkit.diagnostics.curvature.analysis import Wanted
+from sharpkit.diagnostics.curvature.spectrum import SpectrumResult, of_layers, of_problem
 from sharpkit.diagnostics.problem import opened
-from sharpkit.diagnostics.spectrum import SpectrumResult, of_layers, of_problem
 from sharpkit.engine.ranks import current
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sharpkit.diagnostics.spectrum import SpectrumResult
+from sharpkit.diagnostics.curvature.spectrum import SpectrumResult
 
 
 class Spectra(NamedTuple):

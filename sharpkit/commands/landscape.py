@@ -15,8 +15,8 @@ from sharpkit.commands.landscape_planes import axes_of, plane_of
 from sharpkit.commands.landscape_store import Store, fingerprint
 from sharpkit.commands.measure import Form, Measured, choose_threads, measure
 from sharpkit.commands.result_files import drawn_if_possible, write_lines
-from sharpkit.diagnostics.landscape import landscape
-from sharpkit.diagnostics.landscape_result import LandscapeResult
+from sharpkit.diagnostics.surfaces.landscape import landscape
+from sharpkit.diagnostics.surfaces.landscape_result import LandscapeResult
 from sharpkit.engine.agreement import on_first
 from sharpkit.engine.checkpoint import write_atomically
 from sharpkit.engine.ranks import current, join

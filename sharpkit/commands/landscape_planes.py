@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sharpkit.commands.landscape_config import LandscapeConfig, Range
-from sharpkit.diagnostics.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
+from sharpkit.diagnostics.surfaces.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
 from sharpkit.engine.agreement import everywhere
 from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sharpkit.core.task import Batch, tensors
-from sharpkit.diagnostics.cells import Cells
-from sharpkit.diagnostics.plane import Plane
+from sharpkit.diagnostics.surfaces.cells import Cells
+from sharpkit.diagnostics.surfaces.plane import Plane
 from sharpkit.engine import checkpoint
 from sharpkit.engine.checkpoint import write_atomically
 from sharpkit.engine.ranks import current

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sharpkit.diagnostics.gradient_difference import GradDiffResult, graddiff
-from sharpkit.diagnostics.gradient_norms import GradNormResult, gradnorms
-from sharpkit.diagnostics.landscape import landscape
-from sharpkit.diagnostics.landscape_result import LandscapeResult
-from sharpkit.diagnostics.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
-from sharpkit.diagnostics.relative import Grid
+from sharpkit.diagnostics.curvature.spectrum import SpectrumResult, hessian
+from sharpkit.diagnostics.gradients.gradient_difference import GradDiffResult, graddiff
+from sharpkit.diagnostics.gradients.gradient_norms import GradNormResult, gradnorms
+from sharpkit.diagnostics.gradients.relative import Grid
 from sharpkit.diagnostics.sharpness import SharpnessResult, sharpness
-from sharpkit.diagnostics.spectrum import SpectrumResult, hessian
+from sharpkit.diagnostics.surfaces.landscape import landscape
+from sharpkit.diagnostics.surfaces.landscape_result import LandscapeResult
+from sharpkit.diagnostics.surfaces.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
 
 __all__ = [
     "GradDiffResult",

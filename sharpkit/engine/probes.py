@@ -14,9 +14,9 @@ from sharpkit.core import vec
 from sharpkit.core.task import Batch, Supervised
 from sharpkit.core.undisturbed import undisturbed
 from sharpkit.data.part import in_order
-from sharpkit.diagnostics.gradient_variance import gradient_variance
+from sharpkit.diagnostics.curvature.spectrum import hessian
+from sharpkit.diagnostics.gradients.gradient_variance import gradient_variance
 from sharpkit.diagnostics.sharpness import sharpness
-from sharpkit.diagnostics.spectrum import hessian
 from sharpkit.engine.config import sample_count
 from sharpkit.engine.probe_names import AHEAD, KEYS, MOMENTS, probe_names
 from sharpkit.engine.session import Session

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpkit.diagnostics.gradient_difference import GradDiffResult
+from sharpkit.diagnostics.gradients.gradient_difference import GradDiffResult
 from sharpkit.figures import style
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sharpkit.diagnostics.landscape_result import LandscapeResult
+from sharpkit.diagnostics.surfaces.landscape_result import LandscapeResult
 from sharpkit.errors import InputError
 from sharpkit.figures.landscape import scale_of
 

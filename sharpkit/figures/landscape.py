@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sharpkit.diagnostics.landscape_result import Array, LandscapeResult
+from sharpkit.diagnostics.surfaces.landscape_result import Array, LandscapeResult
 from sharpkit.errors import InputError, UsageError
 from sharpkit.figures.style import COLOURS
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpkit.diagnostics.gradient_norms import GradNormResult
-from sharpkit.diagnostics.normality import Normality
+from sharpkit.diagnostics.gradients.gradient_norms import GradNormResult
+from sharpkit.diagnostics.gradients.normality import Normality
 from sharpkit.figures import style
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpkit.diagnostics.density import Density, broaden
-from sharpkit.diagnostics.spectrum import SpectrumResult
+from sharpkit.diagnostics.curvature.density import Density, broaden
+from sharpkit.diagnostics.curvature.spectrum import SpectrumResult
 from sharpkit.figures import style
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from torch import nn
 from torch.func import functional_call, grad, jacrev
 from torch.nn import functional as F
 
-from sharpkit.diagnostics.lanczos import Lanczos
-from sharpkit.diagnostics.operators import Operator, Term
+from sharpkit.diagnostics.curvature.lanczos import Lanczos
+from sharpkit.diagnostics.curvature.operators import Operator, Term
 
 
 class Attention(nn.Module):

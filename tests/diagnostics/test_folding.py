@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpkit.core.task import Batch, Supervised
+from sharpkit.diagnostics.curvature.operators import Curvature
 from sharpkit.diagnostics.folding import folded
-from sharpkit.diagnostics.operators import Curvature
 from sharpkit.diagnostics.problem import opened
 from tests.core.support import bits
 from tests.diagnostics.support import net, samples

@@ -1,0 +1,1 @@
+"""The spectrum of curvature matrices: products with them, Lanczos, density, trace."""

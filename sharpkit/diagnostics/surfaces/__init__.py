@@ -1,0 +1,1 @@
+"""The loss over lines, planes and grids around the weights."""
