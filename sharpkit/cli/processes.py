@@ -65,17 +65,17 @@ def speaker(error: BaseException) -> str | None:
 
 
 def leave(code: int) -> None:
-    """Leave the other processes, if this one has joined any, or, where it failed, end with its exit code at once.
+    """Leave the other processes, if this one has joined any, and end with the exit code at once.
 
-    Who leaves waits for exchanges that are under way, which after a failure may never end; and an interpreter that
-    ends without having left may abort, because threads of torch.distributed are still there.
+    The interpreter's own end is passed over: threads of torch.distributed outlive the exchanges, also of who has left,
+    and abort the process if they give back a tensor while the interpreter ends. Who failed does not leave, which would
+    wait for exchanges that may never end.
     """
     ranks = _ranks()
     if ranks is None or not ranks.has_joined():
         return
     if not code:
         ranks.leave()
-        return
     for stream in (sys.stdout, errors()):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
