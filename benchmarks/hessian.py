@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from networks import network, trained
-from spectrum_peers import Outcome, curvlinops, pyhessian_density, pyhessian_values
+from spectrum_peers import Outcome, curvlinops, curvlinops_density, pyhessian_density, pyhessian_values
 from torch import Tensor, nn
 from torch.nn import functional
 from turns import machine
@@ -80,7 +80,11 @@ TOP: dict[str, Contender] = {
     "curvlinops + eigsh(tol=1e-3)": lambda model, x, y: curvlinops(model, x, y, 1e-3),
     "PyHessian, one batch": pyhessian_values,
 }
-DENSITY: dict[str, Contender] = {"sharpkit": our_density, "PyHessian, repaired": pyhessian_density}
+DENSITY: dict[str, Contender] = {
+    "sharpkit": our_density,
+    "PyHessian, repaired": pyhessian_density,
+    "curvlinops": curvlinops_density,
+}
 
 
 def measure(

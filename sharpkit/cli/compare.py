@@ -219,7 +219,7 @@ def _as_list(parameter: inspect.Parameter) -> inspect.Parameter:
     return parameter if parameter.annotation == bool | None else parameter.replace(annotation=str | None)
 
 
-_NOT_HERE = ("opt", "seed", "ascent_scope", "sync_bn", "sampa_devices", "timeout")
+_NOT_HERE = ("opt", "seed", "ascent_scope", "sync_bn", "sampa_devices", "sampa_streams", "timeout")
 """Options of a training run that a comparison chooses, or that are of runs in several processes."""
 
 

@@ -29,7 +29,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
     "Numerics": ("amp", "tf32", "rng", "bn_stats"),
     "Probes": ("probe", "probe_every", "probe_samples", "probe_rho"),
-    "Several processes": ("ascent_scope", "sync_bn", "sampa_devices", "timeout"),
+    "Several processes": ("ascent_scope", "sync_bn", "sampa_devices", "sampa_streams", "timeout"),
     "Run": (
         *("seed", "save_every", "device", "threads", "workers"),
         *("compile", "cuda_graphs", "channels_last", "deterministic"),

@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 NOT_COMPARED = (
     "seed", "device", "threads", "workers", "data_dir", "download", "channels_last", "compile", "cuda_graphs",
-    "probe", "probe_every",
+    "sampa_streams", "probe", "probe_every",
 )  # fmt: skip
 """Options in which the runs of a group may differ."""
 

@@ -15,8 +15,24 @@ from sharpkit.core.oracle import Oracle
 from sharpkit.core.passes import Objective
 from sharpkit.core.point import Point, swapped
 from sharpkit.core.vec import Vec
+from sharpkit.errors import UsageError
 
 _WITH_STREAMS = ("cuda", "xpu")
+
+
+def check_streams(device: torch.device, *, graphs: bool) -> None:
+    """Refuse streams where the device has none, or where passes are replayed from graphs, which have a stream.
+
+    Raises:
+        UsageError: If so.
+    """
+    if device.type not in _WITH_STREAMS:
+        raise UsageError(
+            f"sampa-streams is set and the device is {device}, allowed are {', '.join(_WITH_STREAMS)}",
+            "leave it out, or start two processes",
+        )
+    if graphs:
+        raise UsageError("sampa-streams and cuda-graphs are both set", "leave one of them out")
 
 
 class OnStreams:

@@ -97,6 +97,7 @@ class TrainConfig:
     sampa_devices: Literal["auto", "1", "2"] = option(
         "auto", "Of several processes: on how many SAMPa computes its two gradients; auto is 2 of an even number."
     )
+    sampa_streams: bool = option(False, "Compute SAMPa's two gradients at once on one GPU, on two streams.")
     timeout: float = option(600.0, "Seconds that a process waits for another, at most.")
     seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")

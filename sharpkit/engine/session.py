@@ -17,6 +17,7 @@ from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.optimizer import SharpnessAware
 from sharpkit.core.products import set_tf32
 from sharpkit.core.rule import Rule
+from sharpkit.core.streams import check_streams
 from sharpkit.core.task import Supervised
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.loader import Loader
@@ -97,6 +98,8 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     device = runtime.pick_device(config.device)
     if config.cuda_graphs:
         check_graphs(device, compiles=config.compile)
+    if config.sampa_streams:
+        check_streams(device, graphs=config.cuda_graphs)
     runtime.set_determinism(config.deterministic)
     set_tf32(config.tf32)
     runtime.keep_freed_memory()
@@ -160,6 +163,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         precision=config.amp,
         comm=spread,
         pair=pair,
+        streams=config.sampa_streams,
         ascent_scope=config.ascent_scope,
         samples=int(dataset.train.indices.max()) + 1,
         draw=partial(drawn, splits.train),

@@ -69,6 +69,7 @@ def test_a_file_that_is_not_there(fails, option, name):
         (["--device", "gpu"], 2),
         (["--device", "cuda:99"], 3),
         (["--cuda-graphs"], 2),
+        (["--sampa-streams", "--opt", "sampa", "--device", "cpu"], 2),
         (["--cuda-graphs", "--compile", "--device", "cpu"], 2),
         (["--device", "meta"], 3),
         (["--device", "hpu"], 3),

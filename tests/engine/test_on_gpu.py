@@ -75,6 +75,11 @@ def test_radius_and_rate_compile_nothing_anew(tmp_path, graphs):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == before
 
 
+@pytest.mark.parametrize("opt", ["sampa", "sampa+asam"])
+def test_two_streams_take_the_steps_of_one(still, opt):
+    same(trained(still, opt=opt), trained(still, opt=opt, sampa_streams=True), atol=1e-4)
+
+
 @pytest.mark.parametrize("opt", [*RECIPES, *UNIONS])
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_half_precision_is_near_single(still, opt, amp):
