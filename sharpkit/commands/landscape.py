@@ -71,7 +71,7 @@ def run(
     checkpoints.check_arguments(names, out, _ENDINGS)  # before a store reads what is there
     told = observer or Quiet()
     names = list(dict.fromkeys(names))
-    join(config.device)
+    join(config.device, config.timeout)
 
     def opened(path: Path, of: Sequence[str]) -> Store:
         return on_first(lambda: Store(path, of, overwrite=overwrite))

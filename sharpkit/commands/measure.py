@@ -145,7 +145,7 @@ def measure(
         SharpkitError: As the errors of `sharpkit.errors` say; of several checkpoints only if all fail.
     """
     checkpoints.check_arguments(names, out, form.endings)
-    comm = ranks.join(config.device)
+    comm = ranks.join(config.device, config.timeout)
     start = time.perf_counter()
     results: dict[str, R] = {}
     failed: dict[str, SharpkitError] = {}

@@ -233,7 +233,7 @@ def _done(exchange: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     except RuntimeError as error:
         raise RankError(
             "an exchange between processes failed" + (", timed out" if "imed out" in str(error) else ""),
-            "start them again; --resume auto goes on from the last checkpoint",
+            "start them again; training goes on with --resume auto",
         ) from error
 
 

@@ -68,6 +68,19 @@ def test_one_line_names_the_process(how, line, folder):
     assert checkpoint.load(folder / "run" / "ckpt.pt")["step"] > 0
 
 
+def test_a_diagnostic_does_not_wait_longer_either(folder):
+    code, _, err = spread(2, *TRAIN, "--quiet", folder=folder, environment={"HOW": "nothing"})
+    assert code == 0, err
+    began = time.monotonic()
+    words = ("gradnorm-qq", "run", "--batches", "200", "--timeout", "6")
+    process = start(2, *words, folder=folder, environment={"HOW": "hang"})
+    code, out, err = ended(process)
+    assert time.monotonic() - began < 200
+    assert (code != 0, out) == (True, "")
+    assert "rank 1 ended or hangs; an exchange between processes failed, timed out" in "".join(said(err))
+    assert left(process) == 0
+
+
 def test_torchrun_starts_them_again_and_the_run_goes_on(folder):
     command = (*TRAIN, "--resume", "auto", "--quiet")
     code, out, err = spread(2, *command, folder=folder, environment={"HOW": "die"}, torchrun=("--max-restarts", "1"))
