@@ -19,7 +19,8 @@ def rises(results: Mapping[str, SharpnessResult]) -> Figure:
         results: By name.
     """
     first = next(iter(results.values()))
-    kinds = {"one step": "one_step", f"ascent, {first.steps} steps": "ascent"}
+    ascent = f"ascent, {first.steps} step{'' if first.steps == 1 else 's'}"
+    kinds = {"one step": "one_step", ascent: "ascent"}
     if any(r.m_sharpness is not None for r in results.values()):
         kinds[f"{first.m} samples each"] = "m_sharpness"
     if any(len(r.directions) for r in results.values()):
