@@ -22,6 +22,10 @@ class SharpkitError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
+    def told(self) -> dict[str, str]:
+        """Return it as JSON documents tell it."""
+        return {"code": self.code, "message": self.message, "hint": self.hint}
+
 
 class UsageError(SharpkitError, ValueError):
     """A value, name or combination that the caller chose and that is not allowed."""

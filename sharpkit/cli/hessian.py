@@ -41,7 +41,7 @@ def hessian(
     from sharpkit.commands import hessian as command
 
     result = call.measured(command.run, SpectrumProgress, out=out)
-    call.tell(result, _line, _tables, stopped="what has converged by then is above")
+    call.tell(result, _line, _tables, stopped="what was found until then is above, with its residuals")
 
 
 def _line(spectra: Spectra) -> dict[str, str]:

@@ -23,6 +23,7 @@ from sharpkit.cli.options import with_options
 from sharpkit.cli.plot import plot
 from sharpkit.cli.processes import check_spreads, errors, hush, leave, speaker
 from sharpkit.cli.sharpness import sharpness
+from sharpkit.cli.signals import Terminated, end_on_sigterm
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
 from sharpkit.commands.plot_config import PANELS, PlotConfig
@@ -61,6 +62,7 @@ def _common(
 
 def main() -> NoReturn:
     """Run the program on this process's arguments and exit."""
+    end_on_sigterm()
     code = run(sys.argv[1:])
     leave(code)
     sys.exit(code)
@@ -99,9 +101,9 @@ def _answer(arguments: Sequence[str]) -> int:
     except TyperException as error:
         return _tell(arguments, error, error.exit_code, "usage", _misuse(error), f"see {_help(arguments)}")
     except (KeyboardInterrupt, Abort) as error:
-        return _tell(
-            arguments, error, 130, "interrupted", "stopped before the next checkpoint", "--resume goes on from the last"
-        )
+        return _tell(arguments, error, 130, "interrupted", *_interrupted(arguments))
+    except Terminated as error:
+        return _tell(arguments, error, 143, "interrupted", *_interrupted(arguments))
     except SystemExit as stop:
         if isinstance(stop.__context__, BrokenPipeError):  # typer's way to end when a write fails within a command
             raise stop.__context__ from None
@@ -116,11 +118,21 @@ def _answer(arguments: Sequence[str]) -> int:
         return _tell(arguments, error, 1, "unexpected", message, "run again with --traceback and report it")
 
 
+def _interrupted(arguments: Sequence[str]) -> tuple[str, str]:
+    """Return message and hint where a signal came before there was anything to keep."""
+    if _command(arguments) == "train":
+        return "stopped before the next checkpoint", "--resume goes on from the last"
+    return "stopped before the end", "start it again"
+
+
 def _misuse(error: TyperException) -> str:
     """Return what is wrong with the words given, and the value, which typer leaves out and its cause knows."""
-    text = one_line(error.format_message())
+    text = one_line(error.format_message()).replace("Value error, ", "")
     cause: Any = error.__context__  # pydantic's ValidationError
-    return f"{text}, given {cause.errors()[0]['input']!r}" if hasattr(cause, "errors") else text
+    if not hasattr(cause, "errors"):
+        return text
+    given = repr(cause.errors()[0]["input"])
+    return text if given in text else f"{text}, given {given}"
 
 
 def _call(arguments: Sequence[str]) -> int:

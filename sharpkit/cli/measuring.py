@@ -115,6 +115,8 @@ class Call(Generic[C]):
 
             name = stopped_by(result.signal_number)
             print(f"sharpkit: stopped by {name}; {stopped}", file=sys.stderr)
+        if result.unwritten:
+            print(f"sharpkit: {result.unwritten.message}; {result.unwritten.hint}", file=sys.stderr)
         if result.exit_code:
             raise EndedEarly(result.exit_code)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -75,12 +74,25 @@ def loaded(
         told.begin(name, number, len(names))
         try:
             trained = everywhere(partial(_loaded, name, config))
-        except RankError:
-            raise
         except SharpkitError as error:
-            _note(name, error, failed, told)
+            record(name, error, failed, told, alone=len(names) == 1)
         else:
+            if config.count is not None and len(trained.samples) < config.count:
+                told.note(f"{name}: {len(trained.samples)} samples, which are all that there are")
             yield name, trained
+
+
+def record(name: str, error: SharpkitError, failed: dict[str, SharpkitError], told: Observer, *, alone: bool) -> None:
+    """Note what is wrong with a checkpoint, to go on with the next; that of a single one is the command's error.
+
+    Raises:
+        RankError: If that is what it is: nothing goes on then.
+    """
+    if isinstance(error, RankError):
+        raise error
+    failed[name] = error
+    if not alone:
+        told.note(f"{name}: {error.message}")
 
 
 def _loaded(name: str, config: CheckpointConfig) -> Trained:
@@ -119,22 +131,6 @@ def planned(checkpoints: Sequence[str], config: CheckpointConfig) -> list[dict[s
     for error in failed.values():
         raise error
     return rows
-
-
-@contextmanager
-def noted(name: str, failed: dict[str, SharpkitError], told: Observer) -> Generator[None]:
-    """Note what is wrong with a checkpoint, and go on with the next."""
-    try:
-        yield
-    except RankError:
-        raise
-    except SharpkitError as error:
-        _note(name, error, failed, told)
-
-
-def _note(name: str, error: SharpkitError, failed: dict[str, SharpkitError], told: Observer) -> None:
-    failed[name] = error
-    told.note(f"{name}: {error.message}")
 
 
 def beside(name: str, ending: str) -> Path:

@@ -12,15 +12,16 @@ import torch
 
 from sharpkit.commands import checkpoints
 from sharpkit.commands.checkpoint_config import CheckpointConfig
-from sharpkit.commands.checkpoints import loaded, noted
+from sharpkit.commands.checkpoints import loaded, record
 from sharpkit.commands.figure_files import FIGURES
 from sharpkit.core.task import Batch
 from sharpkit.engine import ranks, rundir, runtime
 from sharpkit.engine.agreement import on_first, stopped
+from sharpkit.engine.checkpoint import make_place
 from sharpkit.engine.documents import document
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
-from sharpkit.errors import SharpkitError
+from sharpkit.errors import InputError, InterruptedRunError, SharpkitError
 
 R = TypeVar("R")
 
@@ -81,6 +82,7 @@ class Measured(Generic[R]):
         env: Versions and device.
         cost: Work, seconds, peak memory.
         warnings: What a reader should know.
+        unwritten: Why there are no files.
     """
 
     form: Form[R]
@@ -92,17 +94,18 @@ class Measured(Generic[R]):
     env: dict[str, Any]
     cost: dict[str, float]
     warnings: list[str]
+    unwritten: SharpkitError | None = None
 
     @property
     def exit_code(self) -> int:
-        """0, 5 where some checkpoints failed, 128 plus the number of a signal."""
-        return 128 + self.signal_number if self.signal_number else 5 if self.failed else 0
+        """0, 3 without files, 5 where some checkpoints failed, 128 plus the number of a signal."""
+        if self.signal_number:
+            return 128 + self.signal_number
+        return self.unwritten.exit_code if self.unwritten else 5 if self.failed else 0
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document of the command."""
-        failed = [
-            {"ckpt": name, "code": e.code, "message": e.message, "hint": e.hint} for name, e in self.failed.items()
-        ]
+        failed = [{"ckpt": name, **error.told()} for name, error in self.failed.items()]
         body = {
             "args": self.args,
             "seed": self.args["seed"],
@@ -114,6 +117,8 @@ class Measured(Generic[R]):
             "files": self.files,
             "warnings": self.warnings,
         }
+        if self.unwritten:
+            body["error"] = self.unwritten.told()
         return document(self.form.command, body, ok=self.exit_code == 0)
 
 
@@ -146,6 +151,8 @@ def measure(
     """
     checkpoints.check_arguments(names, out, form.endings)
     comm = ranks.join(config.device, config.timeout)
+    if out is not None:
+        on_first(lambda: make_place(out))
     start = time.perf_counter()
     results: dict[str, R] = {}
     failed: dict[str, SharpkitError] = {}
@@ -153,13 +160,22 @@ def measure(
     runtime.keep_freed_memory()
     with StopRequest() as stop:
         for name, trained in loaded(names, config, failed, stop, told):
-            with noted(name, failed, told):
+            try:
                 results[name] = one(name, trained, stop)
                 env = rundir.environment(trained.device)
+            except SharpkitError as error:
+                record(name, error, failed, told, alone=len(set(names)) == 1)
         signal_number = stopped(stop)
     if not results:
+        if signal_number:
+            raise InterruptedRunError("stopped before anything was measured", "start it again", signal_number)
         raise next(iter(failed.values()))
-    files, warnings = on_first(lambda: form.write(results, out, plot))
+    unwritten: SharpkitError | None = None
+    files, warnings = list[Path](), list[str]()
+    try:
+        files, warnings = on_first(lambda: form.write(results, out, plot))
+    except InputError as error:  # what was measured is told all the same
+        unwritten = error
     warnings += [f"{name}: {note}" for name, result in results.items() for note in form.notes(result)]
     work = [form.work(result) for result in results.values()]
     return Measured(
@@ -176,6 +192,7 @@ def measure(
             "peak_mb": round(max(comm.objects(runtime.peak_mb(torch.device(env["device"])))), 1),
         },
         warnings=warnings,
+        unwritten=unwritten,
     )
 
 

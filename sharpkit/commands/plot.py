@@ -56,9 +56,7 @@ class PlotResult:
              "low": c.low.tolist(), "high": c.high.tolist(), "count": c.count.tolist()}
             for c in self.curves
         ]  # fmt: skip
-        failed = [
-            {"run": name, "code": e.code, "message": e.message, "hint": e.hint} for name, e in self.failed.items()
-        ]
+        failed = [{"run": name, **error.told()} for name, error in self.failed.items()]
         body = {"args": self.args, "results": curves, "runs": self.runs, "failed": failed, "files": self.files,
                 "warnings": self.warnings}  # fmt: skip
         return document("plot", body, ok=self.exit_code == 0)

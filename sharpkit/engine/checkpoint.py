@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -49,6 +50,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise InputError(f"cannot write {path}: {reason}", f"{kept}free space there or give another --out") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_place(path: Path) -> None:
+    """Make the folder of a file, and see that it can be written to, before what goes there is computed.
+
+    Raises:
+        InputError: If not.
+    """
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or one_line(error)}", "give another --out") from error
 
 
 def save(path: Path, content: Mapping[str, Any]) -> None:

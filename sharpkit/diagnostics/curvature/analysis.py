@@ -185,7 +185,7 @@ def analyse(
         measures += further_runs(
             operator, asked.steps, asked.runs - len(measures), rows=rows, generator=generator, watch=stop
         )
-    if not stop.stopped and not pairs.converged.all():
+    if not pairs.converged.all():
         notes.append(f"{(~pairs.converged).sum()} of {len(pairs.converged)} eigenvalues are not converged")
     elif not stop.stopped and none_missing is False:
         notes.append(
