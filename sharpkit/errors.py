@@ -61,10 +61,10 @@ class ReplicaError(SharpkitError):
 
 
 class InterruptedRunError(SharpkitError):
-    """A run that a signal stopped after its state was saved.
+    """A run that a signal stopped after its state was saved, or a command before it had anything to tell.
 
     Args:
-        message: What was stopped and where its state lies.
+        message: What was stopped, and where the state of a run lies.
         hint: How to go on.
         signal_number: The signal; the exit code is 128 plus this number.
     """

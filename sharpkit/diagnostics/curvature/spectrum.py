@@ -51,7 +51,7 @@ class SpectrumResult:
         errors: (k,); standard errors over the samples, NaN where not asked for.
         smallest: The same at the other end, None where not asked for.
         none_missing: Whether no eigenvalue beyond those found was missed, such as a further copy of a multiple one;
-            see `sharpkit.diagnostics.copies`. None where it was not looked for.
+            see `sharpkit.diagnostics.curvature.copies`. None where it was not looked for.
         vectors: (k, P); unit eigenvectors of the largest.
         density: The density of all eigenvalues, or None.
         trace: The trace, or None.
@@ -124,7 +124,7 @@ def hessian(
 ) -> SpectrumResult:
     """Return the spectrum of the Hessian of L(w) = 1/N sum_i l_i(w), or of another curvature matrix.
 
-    Lanczos with full re-orthogonalisation; see `sharpkit.diagnostics.lanczos`.
+    Lanczos with full re-orthogonalisation; see `sharpkit.diagnostics.curvature.lanczos`.
 
     Args:
         model: On the device of the batches; comes back as it was.

@@ -79,7 +79,7 @@ def landscape(
         chunk: Samples evaluated at once; None measures.
         check: Whether slope and curvature at the centre are compared with derivatives.
         adaptive: Largest error, relative to the surface's range, of a surface from fewer evaluations; see
-            `sharpkit.diagnostics.chebyshev`. None evaluates every cell, as where it is not smooth enough.
+            `sharpkit.diagnostics.surfaces.chebyshev`. None evaluates every cell, as where it is not smooth enough.
         adaptive_scale: `log loss` compares logarithms, as a picture with a logarithmic scale needs it.
         convex: Points along each axis at which the extreme eigenvalues of the Hessian are computed too; costly.
         cells: Points that are known already; gets those that are evaluated, as they come.
