@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sharpkit.engine.config import MOST_THREADS, option
-from sharpkit.errors import check_count, check_range
+from sharpkit.engine.config import check_process, option
+from sharpkit.engine.world import TIMEOUT
 
 SHARED: dict[str, tuple[str, ...]] = {
     "Checkpoint": ("data", "data_dir", "model"),
@@ -30,12 +30,10 @@ class CheckpointConfig:
     seed: int = option(0, "Seed of the samples drawn, and of every other random choice.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all.")
-    timeout: float = option(600.0, "Of several processes: seconds that one waits for another, at most.")
+    timeout: float = option(TIMEOUT, "Of several processes: seconds that one waits for another, at most.")
 
     def __post_init__(self) -> None:
-        check_range("seed", self.seed, 0, 2**31 - 1)
-        check_range("timeout", self.timeout, 0, 10**6, open_low=True)
-        check_count("threads", self.threads, "auto", high=MOST_THREADS)
+        check_process(self.seed, self.threads, self.timeout)
 
     @property
     def count(self) -> int | None:

@@ -13,9 +13,10 @@ from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sharpkit.engine.probe_names import probe_names
+from sharpkit.engine.world import TIMEOUT
 from sharpkit.errors import UsageError, check_count, check_range
 
-MOST_THREADS = 1024
+_MOST_THREADS = 1024
 
 
 def option(default: Any, help: str, *flags: str, shown: str | None = None) -> Any:  # noqa: A002
@@ -98,7 +99,7 @@ class TrainConfig:
         "auto", "Of several processes: on how many SAMPa computes its two gradients; auto is 2 of an even number."
     )
     sampa_streams: bool = option(False, "Compute SAMPa's two gradients at once on one GPU, on two streams.")
-    timeout: float = option(600.0, "Seconds that a process waits for another, at most.")
+    timeout: float = option(TIMEOUT, "Seconds that a process waits for another, at most.")
     seed: int = option(0, "Seed of weights, data order, noise, augmentation and the rule.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all and says which.")
@@ -130,14 +131,13 @@ class TrainConfig:
         check_range("smoothing", self.smoothing, 0, 1, open_high=True)
         check_range("accum", self.accum, 1)
         check_range("wd", self.wd, 0)
-        check_range("timeout", self.timeout, 0, 10**6, open_low=True)
         if self.sync_bn and self.ascent_scope == "local":
             raise UsageError(
                 "sync-bn is set and ascent-scope is local, where every process climbs without the others",
                 "leave one of them out",
             )
         check_range("momentum", self.momentum, 0, 1, open_high=True)
-        check_range("seed", self.seed, 0, 2**31 - 1)
+        check_process(self.seed, self.threads, self.timeout)
         for name, value in (("lr", self.lr), ("clip", self.clip), ("limit", self.limit)):
             if value is not None:
                 check_range(name, value, 0, open_low=True)
@@ -160,9 +160,19 @@ class TrainConfig:
                 )
         if self.nesterov and self.momentum == 0:
             raise UsageError("nesterov is set and momentum is 0", "give --momentum 0.9")
-        check_count("threads", self.threads, "auto", high=MOST_THREADS)
-        check_count("workers", self.workers, "auto", low=0, high=MOST_THREADS)
+        check_count("workers", self.workers, "auto", low=0, high=_MOST_THREADS)
         check_count("save-every", self.save_every, "last", "best")
+
+
+def check_process(seed: int, threads: str, timeout: float) -> None:
+    """Refuse what no process can be given, of the options that all commands have.
+
+    Raises:
+        UsageError: If a value is outside its range.
+    """
+    check_range("seed", seed, 0, 2**31 - 1)
+    check_range("timeout", timeout, 0, 10**6, open_low=True)
+    check_count("threads", threads, "auto", high=_MOST_THREADS)
 
 
 def sample_count(samples: str, name: str = "samples") -> int | None:

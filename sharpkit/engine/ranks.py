@@ -15,10 +15,9 @@ from torch.distributed.rendezvous import rendezvous  # pyright: ignore[reportUnk
 
 from sharpkit.core.comm import ALONE, Comm, Ranks
 from sharpkit.engine.runtime import pick_device
-from sharpkit.engine.world import complete, world
+from sharpkit.engine.world import TIMEOUT, complete, world
 from sharpkit.errors import InputError, RankError, UsageError, one_line
 
-TIMEOUT = 600.0
 _ANSWER = 3.0  # seconds in which the others tell that they are there, or why they are not
 
 _dist: Any = dist  # its functions are annotated in part, and its stores not at all

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from sharpkit.errors import UsageError
 
+TIMEOUT = 600.0
+"""Seconds that a process waits for another, unless told otherwise."""
+
 _PORTS = 20_000, 10_000  # the first, and how many, that a job number chooses among
 
 
