@@ -7,8 +7,8 @@ from typing import Literal
 
 from sharpkit.commands.checkpoint_config import SHARED
 from sharpkit.commands.gradient_config import GradientConfig
-from sharpkit.engine.config import option, sample_count, with_radius
-from sharpkit.errors import UsageError, check_range
+from sharpkit.engine.config import option, with_radius
+from sharpkit.errors import UsageError, check_count, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Perturbation": ("opt", "rho"),
@@ -56,7 +56,7 @@ class GradDiffConfig(GradientConfig):
     @property
     def count(self) -> int | None:
         """How many samples are looked at; None is all."""
-        return None if self.samples is None else sample_count(self.samples)
+        return None if self.samples is None else check_count("samples", self.samples, "all")
 
     @property
     def recipe(self) -> str:

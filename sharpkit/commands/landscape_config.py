@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sharpkit.commands.checkpoint_config import SHARED, CheckpointConfig
-from sharpkit.engine.config import option, sample_count
-from sharpkit.errors import UsageError, check_range
+from sharpkit.engine.config import option
+from sharpkit.errors import UsageError, check_count, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Plane": ("x", "y", "adaptive", "dirs", "norm", "ignore", "dir_seed", "orthogonal"),
@@ -130,7 +130,7 @@ class LandscapeConfig(CheckpointConfig):
     @property
     def count(self) -> int | None:
         """The number of samples; None is all."""
-        return sample_count(self.samples)
+        return check_count("samples", self.samples, "all")
 
     @property
     def norm_chosen(self) -> Literal["filter", "layer", "none"]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sharpkit.commands.checkpoint_config import SHARED, CheckpointConfig
-from sharpkit.engine.config import option, sample_count, with_radius
-from sharpkit.errors import check_range
+from sharpkit.engine.config import option, with_radius
+from sharpkit.errors import check_count, check_range
 
 PANELS: dict[str, tuple[str, ...]] = {
     "Ball": ("opt", "rho"),
@@ -53,7 +53,7 @@ class SharpnessConfig(CheckpointConfig):
     @property
     def count(self) -> int | None:
         """How many samples are looked at; None is all."""
-        return sample_count(self.samples)
+        return check_count("samples", self.samples, "all")
 
     @property
     def recipe(self) -> str:

@@ -116,7 +116,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         probe_names(self.probe)
-        sample_count(self.probe_samples, "probe-samples")
+        check_count("probe-samples", self.probe_samples, "all")
         check_range("probe-rho", self.probe_rho, 0, open_low=True)
         if self.probe_every is not None:
             check_range("probe-every", self.probe_every, 1)
@@ -173,15 +173,6 @@ def check_process(seed: int, threads: str, timeout: float) -> None:
     check_range("seed", seed, 0, 2**31 - 1)
     check_range("timeout", timeout, 0, 10**6, open_low=True)
     check_count("threads", threads, "auto", high=_MOST_THREADS)
-
-
-def sample_count(samples: str, name: str = "samples") -> int | None:
-    """Return how many samples an option asks for; None is all.
-
-    Raises:
-        UsageError: If it is neither `all` nor a number of at least one.
-    """
-    return check_count(name, samples, "all")
 
 
 def with_radius(opt: str, rho: float | None) -> str:

@@ -17,7 +17,6 @@ from sharpkit.data.part import in_order
 from sharpkit.diagnostics.curvature.spectrum import hessian
 from sharpkit.diagnostics.gradients.gradient_variance import gradient_variance
 from sharpkit.diagnostics.sharpness import sharpness
-from sharpkit.engine.config import sample_count
 from sharpkit.engine.probe_names import AHEAD, KEYS, MOMENTS, probe_names
 from sharpkit.engine.session import Session
 from sharpkit.errors import DivergedError
@@ -47,7 +46,7 @@ class Probes:
         loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
         self._task = Supervised(session.model, loss)
         generator = torch.Generator().manual_seed((config.seed + _SEED) % 2**63)
-        count = sample_count(config.probe_samples)
+        count = check_count("probe-samples", config.probe_samples, "all")
         samples = session.splits.train
         self._exact = count is None or count >= len(samples)
         if not self._exact:

@@ -27,7 +27,7 @@ from sharpkit.engine import external, ranks, runtime, schedules
 from sharpkit.engine.agreement import on_first
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import check_graphs, compiled
-from sharpkit.engine.config import TrainConfig, sample_count, with_radius
+from sharpkit.engine.config import TrainConfig, with_radius
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.evaluate import Score, evaluate
 from sharpkit.engine.layout import pick_layout
@@ -118,7 +118,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         config.probe,
         rule.name,
         ahead="past" in rule.needs(),
-        samples=sample_count(config.probe_samples) or len(parts.train),
+        samples=check_count("probe-samples", config.probe_samples, "all") or len(parts.train),
         available=len(parts.train),
         batch_size=config.batch_size,
     )
