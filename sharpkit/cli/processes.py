@@ -50,7 +50,7 @@ def errors() -> TextIO:
 
 def speaker(error: BaseException) -> str | None:
     """Return what stands before an error's message in this process's line, or None if it is another's to tell it."""
-    here = _world_or_none()
+    here = world_or_none()
     if here is None or here.size == 1:
         return ""
     ranks = _ranks()
@@ -87,7 +87,7 @@ def _ranks() -> Any:
     return sys.modules.get("sharpkit.engine.ranks")
 
 
-def _world_or_none() -> World | None:
+def world_or_none() -> World | None:
     """Return which process this is, or None where the environment contradicts itself, which is told as an error."""
     try:
         return world()

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from sharpkit.engine.world import world
-from sharpkit.errors import UsageError
+from sharpkit.cli.processes import world_or_none
 
 
 class Terminated(BaseException):
@@ -18,11 +17,8 @@ def end_on_sigterm() -> None:
 
     Of several processes it stays as it is: torchrun sends it to those that are left where one has told an error.
     """
-    try:
-        several = world().size > 1
-    except UsageError:
-        return
-    if not several and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    here = world_or_none()
+    if here is not None and here.size == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         signal.signal(signal.SIGTERM, _end)
 
 
