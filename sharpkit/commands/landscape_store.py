@@ -126,7 +126,6 @@ class Store:
             arrays |= {f"{head}points": points, f"{head}values": values}
             arrays[f"{head}fingerprint"] = json.dumps(prints[key])
             arrays |= {head + name: value for name, value in self._results.get(key, {}).items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, lambda file: np.savez(file, **arrays))
         self._written = time.monotonic()
         return self.path
