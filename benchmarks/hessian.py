@@ -16,13 +16,13 @@ of its own, beyond what it holds with the model before it starts. Run it with
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from networks import network, trained
 from spectrum_peers import Outcome, curvlinops, curvlinops_density, pyhessian_density, pyhessian_values
 from torch import Tensor, nn
 from torch.nn import functional
-from turns import machine
+from turns import machine, turns
 
 from sharpkit.core import vec
 from sharpkit.data import DATASETS
@@ -91,16 +91,14 @@ def measure(
     contenders: dict[str, Contender], rounds: int, model: nn.Module, x: Tensor, y: Tensor
 ) -> dict[str, tuple[list[float], Outcome]]:
     """Return the seconds of every round and the last outcome of each contender."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    outcomes: dict[str, Outcome] = {}
-    order, shuffler = list(contenders), random.Random(0)
-    for _ in range(rounds):
-        shuffler.shuffle(order)
-        for name in order:
-            start = time.process_time()
-            outcomes[name] = contenders[name](model, x, y)
-            times[name].append(time.process_time() - start)
-    return {name: (times[name], outcomes[name]) for name in contenders}
+
+    def turn(contender: Contender) -> tuple[float, Outcome]:
+        start = time.process_time()
+        outcome = contender(model, x, y)
+        return time.process_time() - start, outcome
+
+    taken = turns({name: partial(turn, contender) for name, contender in contenders.items()}, rounds, warm_up=0)
+    return {name: ([seconds for seconds, _ in every], every[-1][1]) for name, every in taken.items()}
 
 
 def report(

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import argparse
 import os
-import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from networks import network, trained
 from numpy.typing import NDArray
 from torch.nn import functional
-from turns import machine
+from turns import machine, turns
 
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.data import DATASETS
@@ -96,23 +96,16 @@ def main() -> None:
         os.sched_setaffinity(0, {cores[comm.rank % len(cores)]})
     keep_freed_memory()
     chosen = diagnostics(options.samples, options.side, options.batches)
-    order, shuffler = [(name, how) for name in chosen for how in (False, True)], random.Random(0)
-    taken: dict[tuple[str, bool], list[tuple[float, float]]] = {pair: [] for pair in order}
-    numbers: dict[tuple[str, bool], NDArray[np.float64]] = {}
-    for k in range(options.rounds + 1):  # the first does not count
-        shuffler.shuffle(order)
-        for pair in order:
-            wall, cpu, numbers[pair] = timed(chosen[pair[0]], comm, pair[1])
-            taken[pair] += [(wall, cpu)] if k else []
+    ways = {(name, how): partial(timed, work, comm, how) for name, work in chosen.items() for how in (False, True)}
+    taken = turns(ways, options.rounds)
     if comm.rank == 0:
-        report(list(chosen), taken, numbers, comm.size)
+        report(list(chosen), taken, comm.size)
     ranks.leave()
 
 
 def report(
     names: list[str],
-    taken: dict[tuple[str, bool], list[tuple[float, float]]],
-    numbers: dict[tuple[str, bool], NDArray[np.float64]],
+    taken: dict[tuple[str, bool], list[tuple[float, float, NDArray[np.float64]]]],
     size: int,
 ) -> None:
     """Print the table."""
@@ -124,9 +117,10 @@ def report(
         clock, processor = (
             statistics.median(a[i] / b[i] for a, b in zip(one, many, strict=True)) for i in range(2)
         )  # fmt: skip
-        apart = np.abs(numbers[name, True] - numbers[name, False]).max() / np.abs(numbers[name, False]).max()
+        exact, found = one[-1][2], many[-1][2]
+        apart = np.abs(found - exact).max() / np.abs(exact).max()
         asked = f"{ASKED}" if size == 2 else ""
-        medians = [statistics.median(wall for wall, _ in times) for times in (one, many)]
+        medians = [statistics.median(wall for wall, _, _ in times) for times in (one, many)]
         print(
             f"| {name} | {medians[0]:.2f} | {medians[1]:.2f} | {clock:.2f} | {processor:.2f} | {asked} | {apart:.1e} |"
         )

@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import torch
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
-def turns(contenders: Mapping[str, Callable[[], T]], rounds: int, warm_up: int = 1) -> dict[str, list[T]]:
+def turns(contenders: Mapping[K, Callable[[], T]], rounds: int, warm_up: int = 1) -> dict[K, list[T]]:
     """Return what every contender returns in every round.
 
     In a round each has one turn, in an order that is shuffled anew, so that a slow spell of the machine hits all alike;
@@ -27,7 +28,7 @@ def turns(contenders: Mapping[str, Callable[[], T]], rounds: int, warm_up: int =
         rounds: That count.
         warm_up: Rounds before, that do not.
     """
-    taken: dict[str, list[T]] = {name: [] for name in contenders}
+    taken: dict[K, list[T]] = {name: [] for name in contenders}
     order, shuffler = list(contenders), random.Random(0)
     for number in range(warm_up + rounds):
         shuffler.shuffle(order)
