@@ -19,7 +19,7 @@ from sharpkit.diagnostics.gradients.gradient_variance import gradient_variance
 from sharpkit.diagnostics.sharpness import sharpness
 from sharpkit.engine.probe_names import AHEAD, KEYS, MOMENTS, probe_names
 from sharpkit.engine.session import Session
-from sharpkit.errors import DivergedError
+from sharpkit.errors import DivergedError, check_count
 
 _STEPS, _DIRECTIONS = 10, 10
 _TOLERANCE = 1e-3

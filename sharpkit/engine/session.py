@@ -35,7 +35,7 @@ from sharpkit.engine.objective import check_rule, loss_of
 from sharpkit.engine.probe_names import check_probes
 from sharpkit.engine.rehearsal import materialise, rehearse
 from sharpkit.engine.weights import load_weights
-from sharpkit.errors import InputError, UsageError, one_line
+from sharpkit.errors import InputError, UsageError, check_count, one_line
 from sharpkit.models import MODELS
 from sharpkit.models.huggingface import PREFIX, is_hugging_face, notes_of
 from sharpkit.models.libraries import from_library
