@@ -34,6 +34,7 @@ class FullySharded:
     """
 
     def __init__(self, model: nn.Module, params: Sequence[Tensor], comm: Comm) -> None:
+        self._lost = False
         self._modules = _fully_sharded(model)
         self._size = comm.size
         held = {id(p) for p in params}
@@ -49,7 +50,17 @@ class FullySharded:
 
     @contextmanager
     def passing(self) -> Generator[None]:
-        """Gather the shards as they are in the pass that follows, and free what was gathered at its end."""
+        """Gather the shards as they are in the pass that follows, and free what was gathered at its end.
+
+        Raises:
+            UsageError: If a pass was interrupted before, under a torch that cannot go on after that.
+        """
+        if self._lost:
+            raise UsageError(
+                "an earlier pass of the fully sharded model was interrupted, and this torch cannot go on after that",
+                "build model and optimizer anew and load their last state_dict, or use a torch whose FSDPModule has "
+                "reset_iter_state",
+            )
         self._free()
         try:
             yield
@@ -57,6 +68,8 @@ class FullySharded:
             for root in self._roots:
                 if (reset := getattr(root, "reset_iter_state", None)) is not None:
                     reset()
+                else:
+                    self._lost = True
             raise
         finally:
             self._free()

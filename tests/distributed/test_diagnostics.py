@@ -201,11 +201,6 @@ def values_of(size, tmp):
     return values
 
 
-@pytest.fixture(scope="module")
-def tmp(tmp_path_factory):
-    return tmp_path_factory.mktemp("diagnostics")
-
-
 def close(got, expected, tol, where=""):
     if isinstance(expected, dict):
         assert got.keys() == expected.keys(), where

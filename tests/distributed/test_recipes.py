@@ -57,11 +57,6 @@ def found(size, scope, tmp):
         return error  # once for all that ask
 
 
-@pytest.fixture(scope="module")
-def tmp(tmp_path_factory):
-    return tmp_path_factory.mktemp("ranks")
-
-
 def values_of(rule, size, scope, tmp):
     """What every rank gave for a recipe."""
     values = found(size, scope, tmp)

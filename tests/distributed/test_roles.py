@@ -126,11 +126,6 @@ def found(tmp):
     return on_ranks(2, two, folder=tmp / "two")
 
 
-@pytest.fixture(scope="module")
-def tmp(tmp_path_factory):
-    return tmp_path_factory.mktemp("roles")
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_pair_of_ranks_is_one_process_bit_for_bit(case, tmp):
     expected, sequential = run(case)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from sharpkit.core.batch_norm import synchronise
 from sharpkit.core.task import Batch
 from sharpkit.errors import SharpkitError
-from tests.core.support import bits, gradient, net, numbered, sharp
+from tests.core.support import bits, net, numbered, sharp
 from tests.distributed.launch import on_ranks
 from tests.distributed.test_recipes import BATCHES, EVERY, part
 from tests.recipes.test_precision_contract import drawing
@@ -160,11 +160,6 @@ def found(group, size, tmp):
         return on_ranks(size, every_case, GROUPS[group], folder=tmp / f"{group}{size}")
     except AssertionError as error:
         return error  # once for all that ask
-
-
-@pytest.fixture(scope="module")
-def tmp(tmp_path_factory):
-    return tmp_path_factory.mktemp("sharded")
 
 
 def alike(got, expected):
@@ -320,49 +315,3 @@ def test_what_cannot_be_sharded_is_refused_in_one_line(tmp):
         assert "before fully_shard" in said["synchronised after"]
         assert "row_var" in said["factors"]
         assert all("\n" not in line for line in said.values())
-
-
-def interrupted(comm):
-    """Weights where steps raised inside of a forward and of a backward pass, on all ranks, and were taken again."""
-    run = Run("sampa", comm)
-    run.steps(2, end=2)
-
-    def fail(*_):
-        raise ArithmeticError
-
-    for register in (run.model[2].register_forward_pre_hook, run.model[1].register_full_backward_hook):
-        handle = register(fail)
-        with pytest.raises(ArithmeticError):
-            run.steps(2, start=2, end=3)
-        handle.remove()
-    run.steps(2, start=2)
-    return run.found()
-
-
-@pytest.mark.slow
-def test_a_step_that_raised_leaves_no_trace(tmp):
-    expected = Run("sampa")
-    expected.steps(2)
-    for value in on_ranks(2, interrupted, folder=tmp / "interrupted"):
-        alike(value, expected.found())
-
-
-def without_samples(comm):
-    """The gradient of a batch that is all on rank 0, and the buffers of rank 1."""
-    model = cut(net("batch-norm"))
-    opt = sharp("sam", model, comm=comm)
-    x, y, _ = numbered(3)
-    rows = slice(3 if comm.rank == 0 else 0)
-    grads = opt.gradient(Batch(x[rows], y[rows], parts=[3, 0]))
-    return whole(grads), [b.clone() for b in model.buffers()]
-
-
-@pytest.mark.slow
-def test_a_rank_without_samples_takes_part_and_keeps_its_buffers(tmp):
-    model = net("batch-norm")
-    x, y, _ = numbered(3)
-    expected = gradient(model, x, y)
-    before = [b.clone() for b in model.buffers()]
-    for grads, buffers in on_ranks(2, without_samples, folder=tmp / "without"):
-        alike(grads, expected)
-        assert bits(buffers) == bits(before)

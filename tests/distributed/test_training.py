@@ -24,11 +24,6 @@ def result(text):
 
 
 @pytest.fixture(scope="module")
-def tmp(tmp_path_factory):
-    return tmp_path_factory.mktemp("training")
-
-
-@pytest.fixture(scope="module")
 def two(tmp):
     """A run of two processes that share every batch."""
     return result(

@@ -138,10 +138,10 @@ def _sample(operator: Operator, rows: Tensor, sizes: list[int], generator: torch
         return vector
 
     operator.products += 1
-    total = np.zeros(len(sizes))
+    total = torch.zeros(len(sizes), dtype=reductions.wide(operator.device), device=operator.device)
     for term in operator.terms(draw):
         total += _sums(term.vector * term.image, sizes)
-    return sum(operator.comm.objects(total), np.zeros_like(total))
+    return sum(operator.comm.objects(_told(total)), np.zeros(len(sizes)))
 
 
 def _from_lanczos(lanczos: Lanczos, sizes: list[int]) -> _Known:
@@ -155,7 +155,7 @@ def _from_lanczos(lanczos: Lanczos, sizes: list[int]) -> _Known:
     for start in range(0, rows.shape[1], _COLUMNS):
         piece = slice(start, start + _COLUMNS)
         diagonal[piece] = (rows[:, piece] * (own @ rows[:, piece] + other @ lanczos.coming[:, piece])).sum(0)
-    return _Known(rows, _sums(diagonal, sizes))
+    return _Known(rows, _told(_sums(diagonal, sizes)))
 
 
 def _from_sketch(operator: Operator, sizes: list[int], count: int, generator: torch.Generator) -> _Known:
@@ -176,15 +176,19 @@ def _from_sketch(operator: Operator, sizes: list[int], count: int, generator: to
     rows = rows[:filled]
     diagonal = np.zeros(len(sizes))
     for row in rows:
-        diagonal += _sums(row * operator.product(row), sizes)
+        diagonal += _told(_sums(row * operator.product(row), sizes))
     return _Known(rows, diagonal)
 
 
-def _sums(values: Tensor, sizes: list[int]) -> Array:
-    """Return the sums over consecutive pieces, (len(sizes),), in double precision."""
+def _sums(values: Tensor, sizes: list[int]) -> Tensor:
+    """Return the sums over consecutive pieces, (len(sizes),), in double precision where the device has it."""
     wide = reductions.wide(values.device)
-    parts = torch.split(values, sizes)
-    return torch.stack([part.sum(dtype=wide) for part in parts]).cpu().numpy().astype(np.float64)
+    return torch.stack([part.sum(dtype=wide) for part in torch.split(values, sizes)])
+
+
+def _told(sums: Tensor) -> Array:
+    """Wait for the device, and return what it summed."""
+    return sums.cpu().numpy().astype(np.float64)
 
 
 def _joined(known: _Known, samples: list[Array], method: TraceMethod) -> Trace:
