@@ -129,10 +129,10 @@ def _sample(operator: Operator, rows: Tensor, sizes: list[int], generator: torch
     """
 
     def draw(used: bool = True) -> Tensor:
-        drawn = torch.randint(2, (operator.size,), generator=generator, dtype=torch.int8)
+        drawn = _bits(operator.size, generator)
         if not used:
             return drawn
-        vector = drawn.to(dtype=operator.dtype, device=operator.device) * 2 - 1
+        vector = _signs(drawn, operator)
         if len(rows):
             reductions.orthogonalise_(vector, rows)
         return vector
@@ -142,6 +142,18 @@ def _sample(operator: Operator, rows: Tensor, sizes: list[int], generator: torch
     for term in operator.terms(draw):
         total += _sums(term.vector * term.image, sizes)
     return sum(operator.comm.objects(_told(total)), np.zeros(len(sizes)))
+
+
+def _bits(count: int, generator: torch.Generator) -> Tensor:
+    """Return at least so many random bits on the CPU, packed in bytes: what does not wait for a device is little."""
+    return torch.randint(256, (-(-count // 8),), generator=generator, dtype=torch.uint8)
+
+
+def _signs(bits: Tensor, operator: Operator) -> Tensor:
+    """Return a vector of -1 and 1 on the operator's device."""
+    places = torch.arange(8, dtype=torch.uint8, device=operator.device)
+    flags = (bits.to(operator.device)[:, None] >> places) & 1
+    return flags.flatten()[: operator.size].to(operator.dtype) * 2 - 1
 
 
 def _from_lanczos(lanczos: Lanczos, sizes: list[int]) -> _Known:
@@ -163,8 +175,7 @@ def _from_sketch(operator: Operator, sizes: list[int], count: int, generator: to
     rows = torch.empty(count, operator.size, dtype=operator.dtype, device=operator.device)
     filled, scale = 0, 0.0
     for _ in range(count):
-        drawn = torch.randint(2, (operator.size,), generator=generator, dtype=torch.int8)
-        image = operator.product(drawn.to(dtype=operator.dtype, device=operator.device) * 2 - 1)
+        image = operator.product(_signs(_bits(operator.size, generator), operator))
         scale = max(scale, float(reductions.norm(image)))
         reductions.orthogonalise_(image, rows[:filled])
         rest = float(reductions.norm(image))
