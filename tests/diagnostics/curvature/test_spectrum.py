@@ -195,12 +195,12 @@ def test_a_gpu_would_not_round_and_does_as_before_afterwards():
 def test_eleven_million_parameters_in_float32_as_in_float64():
     """ResNet-18: sums over so many entries are where float32 loses digits; a float32 norm is off by 4e-4 there."""
     train = DATASETS["digits"]().train
-    x = F.interpolate(train.inputs[:4], size=32, mode="bilinear").expand(-1, 3, -1, -1).contiguous()
+    x = F.interpolate(train.inputs[:4], size=16, mode="bilinear").expand(-1, 3, -1, -1).contiguous()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = MODELS["resnet18"]((3, 32, 32), 10)
+        model = MODELS["resnet18"]((3, 16, 16), 10)
     assert sum(p.numel() for p in model.parameters()) > 11_000_000
-    asked = {"top": 2, "tol": 1e-5, "copies": False}
+    asked = {"top": 1, "tol": 1e-4, "copies": False}
     single = hessian(model, F.cross_entropy, [(x, train.targets[:4])], **asked)
     double = hessian(model, F.cross_entropy, [(x, train.targets[:4])], dtype=torch.float64, **asked)
     assert single.converged.all()
