@@ -15,6 +15,7 @@ import numpy as np
 from sharpkit.commands.curves import Run, averaged, metrics_of, named_groups, read_run
 from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.plot_config import PlotConfig
+from sharpkit.engine.checkpoint import make_place
 from sharpkit.engine.documents import document
 from sharpkit.engine.rundir import RunDir, write_text
 from sharpkit.errors import InputError, SharpkitError, UsageError
@@ -78,6 +79,8 @@ def run(names: Sequence[str], config: PlotConfig, out: Path | None = None) -> Pl
         raise UsageError("no run is given, at least one is needed", "give a run directory")
     if out is not None and out.suffix not in suffixes:
         raise UsageError(f"--out is {out}, allowed endings are {', '.join(suffixes)}", "give another name")
+    if out is not None:
+        make_place(out)
     wanted = config.metrics
     runs, failed = _read(names)
     chosen = wanted or _usual(runs)

@@ -138,6 +138,15 @@ def test_bad_input(fails, code, arguments):
     fails(code, "plot", *arguments)
 
 
+def test_the_folder_of_a_figure_is_made(sharpkit):
+    write_run("a")
+    assert sharpkit("plot", "a", "-o", "new/folder/f.png").code == 0
+    assert Path("new/folder/f.png").read_bytes().startswith(b"\x89PNG")
+    Path("file").touch()
+    done = sharpkit("plot", "a", "-o", "file/f.png")
+    assert (done.code, "cannot write file/f.png" in done.told) == (3, True)
+
+
 def test_some_runs_may_fail(sharpkit):
     write_run("a")
     done = sharpkit("plot", "a", "nowhere", "--json")
