@@ -1,10 +1,12 @@
 """Runs a function on several ranks, in processes of their own that talk by gloo, and returns what each gave."""
 
+import fcntl
 import importlib
 import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -40,6 +42,34 @@ def on_ranks(size, function, *arguments, folder):
             process.kill()
     assert [process.returncode for process in started] == [0] * size, "\n".join(text[-4000:] for text in told)
     return [torch.load(folder / f"value{rank}", weights_only=False) for rank in range(size)]
+
+
+@cache
+def once(size, function, *arguments, folder):
+    """Return the values of `on_ranks`, which the first of the tests that ask starts, in whichever worker of pytest.
+
+    Args:
+        size: How many ranks.
+        function: As there.
+        arguments: Plain data that can be hashed.
+        folder: The same in all workers.
+
+    Raises:
+        AssertionError: In all tests that ask, if a rank failed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = folder / "kept"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            try:
+                values = on_ranks(size, function, *arguments, folder=folder)
+            except AssertionError as error:
+                values = str(error)
+            torch.save(values, kept)
+    values = torch.load(kept, weights_only=False)
+    assert not isinstance(values, str), values
+    return values
 
 
 def main(rank, size, folder):

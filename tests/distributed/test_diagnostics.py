@@ -1,6 +1,5 @@
 """Every diagnostic on several ranks finds what it finds in one process, on every rank."""
 
-import functools
 import math
 from dataclasses import fields, is_dataclass
 
@@ -15,7 +14,7 @@ from sharpkit.core.task import Batch
 from sharpkit.diagnostics import graddiff, gradnorms, hessian, hessian_plane, landscape, random_plane, sharpness
 from sharpkit.errors import SharpkitError
 from tests.diagnostics.support import net, samples, uneven
-from tests.distributed.launch import on_ranks
+from tests.distributed.launch import once
 
 SIZES = [2, pytest.param(4, marks=pytest.mark.slow)]
 X, Y = (-0.6, -0.2, 0.2, 0.6), (-0.5, 0.0, 0.5)
@@ -185,22 +184,6 @@ def every_case(comm):
     return {"refused": refused(comm), **{name: found(name, comm) for name in CASES}}
 
 
-@functools.cache
-def on(size, tmp):
-    try:
-        return on_ranks(size, every_case, folder=tmp / str(size))
-    except AssertionError as error:
-        return error  # once for all that ask
-
-
-def values_of(size, tmp):
-    """What every rank gave."""
-    values = on(size, tmp)
-    if isinstance(values, AssertionError):
-        raise values
-    return values
-
-
 def close(got, expected, tol, where=""):
     if isinstance(expected, dict):
         assert got.keys() == expected.keys(), where
@@ -219,17 +202,17 @@ def close(got, expected, tol, where=""):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("name", CASES)
-def test_a_diagnostic_on_ranks_is_that_of_one_process(name, size, tmp):
+def test_a_diagnostic_on_ranks_is_that_of_one_process(name, size, shared):
     expected = found(name, ALONE)
-    first, *others = [values[name] for values in values_of(size, tmp)]
+    first, *others = [values[name] for values in once(size, every_case, folder=shared / str(size))]
     assert isinstance(first, dict), first
     close(first, expected, TOLERANCES.get(name, 1e-10))
     for other in others:
         close(other, first, 0)
 
 
-def test_what_ranks_cannot_do_together_is_refused_on_all(tmp):
-    first, second = (values["refused"] for values in values_of(2, tmp))
+def test_what_ranks_cannot_do_together_is_refused_on_all(shared):
+    first, second = (values["refused"] for values in once(2, every_case, folder=shared / "2"))
     assert first == second
     assert "runs in one process" in first["pyhessian"]
     assert "other weights" in first["weights"]

@@ -1,6 +1,5 @@
 """Every recipe on several ranks is the recipe on one: of the whole batch, or of one shard a rank."""
 
-import functools
 from dataclasses import replace
 
 import pytest
@@ -10,7 +9,7 @@ from sharpkit.core.batch_norm import synchronise
 from sharpkit.core.task import Batch, portion
 from sharpkit.recipes.grammar import parse
 from tests.core.support import net, numbered, sharp, weights
-from tests.distributed.launch import on_ranks
+from tests.distributed.launch import once
 from tests.recipes.test_compiled_contract import UNIONS
 from tests.recipes.test_precision_contract import NAMES, drawing
 from tests.recipes.test_unions import RUNNING, joint
@@ -48,21 +47,10 @@ def every_recipe(comm, rules, scope):
     return {rule: trained(rule, comm.size, comm, ascent_scope=scope) for rule in rules}
 
 
-@functools.cache
-def found(size, scope, tmp):
-    rules = LOCAL if scope == "local" else [*EVERY, *PAIRS] if size == 2 else EVERY
-    try:
-        return on_ranks(size, every_recipe, rules, scope, folder=tmp / f"{scope}{size}")
-    except AssertionError as error:
-        return error  # once for all that ask
-
-
-def values_of(rule, size, scope, tmp):
+def values_of(rule, size, scope, shared):
     """What every rank gave for a recipe."""
-    values = found(size, scope, tmp)
-    if isinstance(values, AssertionError):
-        raise values
-    return [value[rule] for value in values]
+    rules = LOCAL if scope == "local" else [*EVERY, *PAIRS] if size == 2 else EVERY
+    return [value[rule] for value in once(size, every_recipe, tuple(rules), scope, folder=shared / f"{scope}{size}")]
 
 
 UNSHARDED = {"sam-on", "msam", "esam"}  # which have batch norm, shards of their own, or one draw a batch
@@ -71,9 +59,9 @@ LOCAL = [rule for rule in EVERY if not UNSHARDED & {name.partition(":")[0] for n
 
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", EVERY)
-def test_global_scope_is_one_process_with_the_whole_batch(rule, size, tmp):
+def test_global_scope_is_one_process_with_the_whole_batch(rule, size, shared):
     expected, reports = trained(rule, size)
-    for got, told in values_of(rule, size, "global", tmp):
+    for got, told in values_of(rule, size, "global", shared):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(told, reports, rtol=1e-12, atol=0)
@@ -81,9 +69,9 @@ def test_global_scope_is_one_process_with_the_whole_batch(rule, size, tmp):
 
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", LOCAL)
-def test_local_scope_is_one_process_with_a_shard_a_rank(rule, size, tmp):
+def test_local_scope_is_one_process_with_a_shard_a_rank(rule, size, shared):
     expected, reports = trained(rule, size, shards=size)
-    for got, told in values_of(rule, size, "local", tmp):
+    for got, told in values_of(rule, size, "local", shared):
         for a, b in zip(got, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(told, reports, rtol=1e-12, atol=1e-12)
@@ -91,5 +79,5 @@ def test_local_scope_is_one_process_with_a_shard_a_rank(rule, size, tmp):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_union_in_global_scope_is_that_of_one_process(pair, tmp):
-    test_global_scope_is_one_process_with_the_whole_batch(pair, 2, tmp)
+def test_a_union_in_global_scope_is_that_of_one_process(pair, shared):
+    test_global_scope_is_one_process_with_the_whole_batch(pair, 2, shared)

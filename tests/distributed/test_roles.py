@@ -1,7 +1,6 @@
 """The two gradients of SAMPa on two ranks are those of one process in turn, and so is all that a step leaves behind."""
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from sharpkit.core.replicas import checksum
 from sharpkit.core.task import Batch
 from sharpkit.errors import ReplicaError, UsageError
 from tests.core.support import batch, bits, net, numbered, sharp, weights
-from tests.distributed.launch import on_ranks
+from tests.distributed.launch import on_ranks, once
 from tests.distributed.test_recipes import BATCHES, part
 from tests.recipes.test_precision_contract import drawing
 
@@ -121,31 +120,30 @@ def two(comm):
     return every_case(comm), torn(comm), resumed(comm)
 
 
-@functools.cache
-def found(tmp):
-    return on_ranks(2, two, folder=tmp / "two")
+def found(shared):
+    return once(2, two, folder=shared / "two")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_pair_of_ranks_is_one_process_bit_for_bit(case, tmp):
+def test_a_pair_of_ranks_is_one_process_bit_for_bit(case, shared):
     expected, sequential = run(case)
-    for cases, _, _ in found(tmp):
+    for cases, _, _ in found(shared):
         got, beside = cases[case]
         assert got == expected
         assert beside < sequential
 
 
-def test_one_process_counts_one_gradient_a_step_in_sequence(tmp):
+def test_one_process_counts_one_gradient_a_step_in_sequence(shared):
     """The first step has one, every later one two; bisam's look-ahead point has two of its own beside one."""
-    for cases, _, _ in found(tmp):
+    for cases, _, _ in found(shared):
         assert cases["sampa"][1] == 5
         assert cases["bisam"][1] == 10
     assert run("sampa")[1] == 9
     assert run("bisam")[1] == 14
 
 
-def test_replicas_that_differ_in_one_bit_are_told_by_rank_and_name(tmp):
-    for _, said, _ in found(tmp):
+def test_replicas_that_differ_in_one_bit_are_told_by_rank_and_name(shared):
+    for _, said, _ in found(shared):
         assert said == [
             "",
             "rank 1 no longer agrees with rank 0: weight 5.weight",
@@ -153,8 +151,8 @@ def test_replicas_that_differ_in_one_bit_are_told_by_rank_and_name(tmp):
         ]
 
 
-def test_a_state_of_a_pair_goes_on_in_one_process(tmp):
-    for _, _, (kept, expected) in found(tmp):
+def test_a_state_of_a_pair_goes_on_in_one_process(shared):
+    for _, _, (kept, expected) in found(shared):
         model, opt, dtype = prepared("sampa")
         model.load_state_dict(kept[0])
         opt.load_state_dict(kept[1])

@@ -14,7 +14,7 @@ from sharpkit.core.batch_norm import synchronise
 from sharpkit.core.task import Batch
 from sharpkit.errors import SharpkitError
 from tests.core.support import bits, net, numbered, sharp
-from tests.distributed.launch import on_ranks
+from tests.distributed.launch import on_ranks, once
 from tests.distributed.test_recipes import BATCHES, EVERY, part
 from tests.recipes.test_precision_contract import drawing
 
@@ -154,29 +154,19 @@ def checkpoint(comm, rule, of_one):
     return straight.found(), other.found(), third.found(), state, weights
 
 
-@functools.cache
-def found(group, size, tmp):
-    try:
-        return on_ranks(size, every_case, GROUPS[group], folder=tmp / f"{group}{size}")
-    except AssertionError as error:
-        return error  # once for all that ask
-
-
 def alike(got, expected):
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
-def values_of(name, group, size, tmp):
-    values = found(group, size, tmp)
-    if isinstance(values, AssertionError):
-        raise values
+def values_of(name, group, size, shared):
+    values = once(size, every_case, tuple(GROUPS[group]), folder=shared / f"{group}{size}")
     return [value[name] for value in values]
 
 
-def check(name, group, size, tmp):
+def check(name, group, size, shared):
     case = {key: value for key, value in CASES[name].items() if key not in ("layers", "copies")}
     expected = trained(size=size, **case)
-    for value in values_of(name, group, size, tmp):
+    for value in values_of(name, group, size, shared):
         alike(value, expected)
 
 
@@ -189,26 +179,26 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("rule", FOUR)
-def test_sharded_parameters_are_one_process_with_the_whole_batch(rule, tmp):
-    check(rule, "short", 2, tmp)
+def test_sharded_parameters_are_one_process_with_the_whole_batch(rule, shared):
+    check(rule, "short", 2, shared)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", GROUPS["rules"])
-def test_every_recipe_but_sparse_ones_runs_on_shards(rule, tmp):
-    check(rule, "rules", 2, tmp)
+def test_every_recipe_but_sparse_ones_runs_on_shards(rule, shared):
+    check(rule, "rules", 2, shared)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS["cases"])
-def test_options_hold_on_shards(name, tmp):
-    check(name, "cases", 2, tmp)
+def test_options_hold_on_shards(name, shared):
+    check(name, "cases", 2, shared)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GROUPS["four"])
-def test_four_ranks_some_without_a_row_are_one_process(name, tmp):
-    check(name, "four", 4, tmp)
+def test_four_ranks_some_without_a_row_are_one_process(name, shared):
+    check(name, "four", 4, shared)
 
 
 def saved(state):
@@ -304,8 +294,8 @@ def refusals(comm):
     return {name: refused(build) for name, build in builds.items()}
 
 
-def test_what_cannot_be_sharded_is_refused_in_one_line(tmp):
-    for said in values_of("refusals", "short", 2, tmp):
+def test_what_cannot_be_sharded_is_refused_in_one_line(shared):
+    for said in values_of("refusals", "short", 2, shared):
         assert "after fully_shard(model)" in said["base before"]
         assert "2.weight is not sharded" in said["part"]
         assert "over 2 ranks, and comm has 1" in said["no ranks"]

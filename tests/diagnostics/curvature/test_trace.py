@@ -29,7 +29,7 @@ def trace_of(method, seed, steps=12, tol=1e-9, most=30, sizes=SIZES):
     ("method", "most"),
     [
         ("deflated", 60),
-        pytest.param("hutchinson", 300, marks=pytest.mark.slow),
+        pytest.param("hutchinson", 150, marks=pytest.mark.slow),
         pytest.param("hutch++", 60, marks=pytest.mark.slow),
     ],
 )
