@@ -23,7 +23,15 @@ class _Bunch(dict[str, Any]):
         """Leave them out."""
 
 
+def _encoded(text: str, encoding: str) -> bytes:
+    """Return bytes that Python 3 wrote for a protocol that has none."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it holds bytes as {encoding}, and not as latin1")
+    return text.encode(encoding)
+
+
 _ALLOWED = {
+    ("_codecs", "encode"): _encoded,
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,

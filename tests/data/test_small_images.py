@@ -69,7 +69,7 @@ def test_pickles_that_python_3_wrote_are_read_too(tmp_path):
     formats.write_cifar100(tmp_path)
     train = tmp_path / "cifar-100-python/train"
     expected = load("cifar100", tmp_path)
-    for protocol in (3, 4):
+    for protocol in (2, 3, 4):
         content = pickle.loads(train.read_bytes(), encoding="latin1")  # what torchvision does
         train.write_bytes(pickle.dumps(content, protocol=protocol))
         assert torch.equal(load("cifar100", tmp_path).train.inputs, expected.train.inputs)
