@@ -43,7 +43,11 @@ def measured(folder, place, command):
     return arrays
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+QUICK = ("hessian", "landscape", "sharpness", "graddiff", "gradnorm-qq")
+NAMES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_numbers_are_those_of_the_cpu(a_run, device, name):
     """Lanczos goes further there, for it looks at convergence more seldom, and the trace is another estimate then."""
     rtol = 2e-3 if "--tol" in COMMANDS[name] else 1e-4
