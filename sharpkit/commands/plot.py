@@ -77,9 +77,9 @@ def run(names: Sequence[str], config: PlotConfig, out: Path | None = None) -> Pl
     suffixes = (*FIGURES, ".csv")
     if not names:
         raise UsageError("no run is given, at least one is needed", "give a run directory")
-    if out is not None and out.suffix not in suffixes:
-        raise UsageError(f"--out is {out}, allowed endings are {', '.join(suffixes)}", "give another name")
     if out is not None:
+        if out.suffix not in suffixes:
+            raise UsageError(f"--out is {out}, allowed endings are {', '.join(suffixes)}", "give another name")
         make_place(out)
     wanted = config.metrics
     runs, failed = _read(names)

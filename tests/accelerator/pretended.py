@@ -127,9 +127,13 @@ def _run(function, args, kwargs):
     if not stays:
         return result
     changed = {id(leaf.here): leaf for leaf in leaves if isinstance(leaf, Pretended)}
-    return tree_map(
-        lambda t: changed[id(t)] if id(t) in changed else Pretended(t) if isinstance(t, torch.Tensor) else t, result
-    )
+
+    def there_again(t):
+        if not isinstance(t, torch.Tensor):
+            return t
+        return changed[id(t)] if id(t) in changed else Pretended(t)
+
+    return tree_map(there_again, result)
 
 
 def _refuse_mixture(function, args, tensors):
