@@ -204,19 +204,20 @@ def test_eleven_million_parameters_in_float32_as_in_float64():
         torch.manual_seed(0)
         model = MODELS["resnet18"]((3, 32, 32), 10)
     assert sum(p.numel() for p in model.parameters()) > 11_000_000
-    found = hessian(model, F.cross_entropy, [(x, y)], top=1, tol=1e-4, copies=False)
+    found = hessian(model, F.cross_entropy, [(x, y)], top=2, tol=1e-5, copies=False)
     assert found.dtype == "float32"
     assert found.converged.all()
     model.double().eval()
     params = list(model.parameters())
-    vector = found.vectors[0].double()
-    vector /= vector.norm()
-    parts = torch.split(vector, [p.numel() for p in params])
     grads = torch.autograd.grad(F.cross_entropy(model(x.double()), y), params, create_graph=True)
-    slope = sum(g.flatten() @ part for g, part in zip(grads, parts, strict=True))
-    image = torch.cat([h.flatten() for h in torch.autograd.grad(slope, params)])
-    value = float(vector @ image)
-    residual = float((image - value * vector).norm())
-    assert residual < 1e-4 * value
-    assert found.residuals[0] == pytest.approx(residual, rel=0.1)
-    assert found.eigenvalues[0] == pytest.approx(value, rel=1e-5)
+    for k in range(2):
+        vector = found.vectors[k].double()
+        vector /= vector.norm()
+        parts = torch.split(vector, [p.numel() for p in params])
+        slope = sum(g.flatten() @ part for g, part in zip(grads, parts, strict=True))
+        image = torch.cat([h.flatten() for h in torch.autograd.grad(slope, params, retain_graph=True)])
+        value = float(vector @ image)
+        residual = float((image - value * vector).norm())
+        assert residual < 1e-5 * value
+        assert found.residuals[k] == pytest.approx(residual, rel=0.1, abs=1e-6 * value)  # float32 rounds the product
+        assert found.eigenvalues[k] == pytest.approx(value, rel=1e-5)
