@@ -117,7 +117,7 @@ class OnPair:
         costs: list[float] = []
         for job in jobs:
             result = evaluation if job is mine else received if job is theirs else None
-            costs.append(self._settle(job, result, before))
+            costs.append(self._settle(job, result))
         return costs
 
     def _numbers(self) -> tuple[int, int]:
@@ -136,12 +136,10 @@ class OnPair:
         finally:
             self._oracle.cost = cost
 
-    def _settle(self, job: Job, result: Evaluation | None, before: RandomState) -> float:
+    def _settle(self, job: Job, result: Evaluation | None) -> float:
         """Have the point know what was computed, and count it."""
         if result is None:
             return 0.0
-        if job.first:
-            job.point.work.randomness = before
         cost = self._oracle.cost.gradients
         self._oracle.credit(job.point.work, result)
         job.point.fill(job.missing, result)
@@ -161,7 +159,7 @@ class OnPair:
         if theirs is None or heard is None:
             self._pair.swap_(sent, None)
             return None
-        notes, *states = unpack(heard, forms)
+        notes, *drawn = unpack(heard, forms)
         numbers = cast("list[int]", notes.tolist())
         seen = [described(numbers[i * DESCRIPTION : (i + 1) * DESCRIPTION]) for i in range(3)]
         buffers = Buffers.of(self._model) if theirs.keeps else None
@@ -169,8 +167,10 @@ class OnPair:
         like = [*(t for t in seen if t is not None), *grads, *(buffers.copies if buffers else ())]
         message = room(like, self._device)
         self._pair.swap_(sent, message)
-        if states:
-            randomness.restore([state.clone() for state in states], self._device)  # torch wants no views here
+        if drawn:
+            after = randomness.from_tensors(drawn)
+            theirs.point.work.randomness = randomness.only(before, after)
+            randomness.restore(after, self._device)
         return self._read(unpack(message, like), seen, numbers, buffers)
 
     def _told(self, job: Job, evaluation: Evaluation) -> tuple[Tensor, Tensor]:
@@ -182,12 +182,14 @@ class OnPair:
         like += [*self._params * len(job.missing), *buffers]
         sent = pack([*there, *(g for grads in evaluation.grads for g in grads), *buffers], like, self._device)
         numbers = [n for t in seen for n in describe(t)] + [int(flag) for flag in evaluation.reached]
-        notice = [torch.tensor(numbers), *(randomness.capture(self._device) if job.first else ())]
+        first = job.point.work.randomness if job.first else None
+        drawn = [] if first is None else randomness.to_tensors(randomness.capture(self._device, first))
+        notice = [torch.tensor(numbers), *drawn]
         return sent, pack(notice, notice, _CPU)
 
     def _notice_forms(self, job: Job, before: RandomState) -> Vec:
         numbers = torch.empty(3 * DESCRIPTION + len(self._params), dtype=torch.int64, device="meta")
-        return [numbers, *(before if job.first else ())]
+        return [numbers, *(randomness.forms(before) if job.first else ())]
 
     def _read(
         self, tensors: Vec, seen: Sequence[Tensor | None], numbers: Sequence[int], buffers: Buffers | None

@@ -13,7 +13,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from sharpkit.core import randomness, vec
+from sharpkit.core import vec
 from sharpkit.core.backward import Backward
 from sharpkit.core.batch_norm import is_synchronised
 from sharpkit.core.buffers import Buffers, evaluating
@@ -22,7 +22,7 @@ from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared
 from sharpkit.core.fully_sharded import FullySharded
 from sharpkit.core.passes import AuxiliaryLoss, Objective, Replay, Role, Touched
 from sharpkit.core.precision import Precision
-from sharpkit.core.randomness import RandomState
+from sharpkit.core.randomness import SameDraws
 from sharpkit.core.rows import SomeRows, can_see_into
 from sharpkit.core.task import Batch, Task, Tree
 from sharpkit.core.vec import Vec
@@ -106,7 +106,7 @@ class Oracle:
         """
         frozen = None if role in self._update_buffers else Buffers.of(self._model)
         try:
-            with randomness.replayed(self._recorded(work), self._device), self._passing():
+            with self._same_draws(work), self._passing():
                 if isinstance(work, Closure):
                     return self._run_closure(work, objectives)
                 return self._run_batch(work, objectives, only)
@@ -153,14 +153,8 @@ class Oracle:
         self.cost.add(batch, 1)
         return mean
 
-    def _recorded(self, work: Work) -> RandomState | None:
-        """Return the random state to replay; the first evaluation of a batch records it and runs on."""
-        if self._replay == "fresh":
-            return None
-        if work.randomness is None:
-            work.randomness = randomness.capture(self._device)
-            return None
-        return work.randomness
+    def _same_draws(self, work: Work) -> AbstractContextManager[object]:
+        return nullcontext() if self._replay == "fresh" else SameDraws(work, self._device)
 
     def _run_batch(
         self, batch: Batch, objectives: Sequence[Objective | None], only: Sequence[Touched] | None

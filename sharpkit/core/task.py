@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from sharpkit.core.randomness import RandomState
+from sharpkit.core.randomness import RandomState, of_stored
 from sharpkit.errors import UsageError
 
 Tree = Any
@@ -163,7 +163,9 @@ class Batch:
     @staticmethod
     def unpack(packed: Mapping[str, Any]) -> Batch:
         """Return the batch that `pack` stored."""
-        return Batch(**packed)
+        batch = Batch(**packed)
+        batch.randomness = None if batch.randomness is None else of_stored(batch.randomness)
+        return batch
 
     @staticmethod
     def of(given: Any) -> Batch:

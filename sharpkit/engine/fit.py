@@ -280,7 +280,7 @@ class Fit:
         session.scheduler.load_state_dict(content["scheduler"])
         streams = [content["randomness"], *content.get("ranks", [])]
         if session.comm.rank < len(streams):  # one that was not there goes on from its own seed
-            randomness.restore(streams[session.comm.rank], session.device)
+            randomness.restore(randomness.of_stored(streams[session.comm.rank]), session.device)
         self.position = content["step"]
         self.records = Records.of(content["records"])
         self.elapsed = content["elapsed"]

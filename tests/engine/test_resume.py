@@ -1,14 +1,15 @@
 """A run that is stopped and goes on is, bit for bit, the run that never stopped."""
 
+import random
 import signal
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
-import torch
 
 from sharpkit import RECIPES
-from sharpkit.engine import fit
+from sharpkit.engine import external, fit
 from sharpkit.errors import DivergedError, InputError, InterruptedRunError, UsageError
 from tests.engine.support import Stopper, metrics, outcome, resume, run, small, stored, weights
 
@@ -36,7 +37,7 @@ def stopped_at(config, folder, *steps, number=signal.SIGTERM):
         assert f"step {step}" in told.value.message
         assert str(folder) in told.value.hint
         assert stored(folder / "ckpt.pt")["step"] == step
-        torch.manual_seed(1234)  # another process would start from another random state
+        external.seed(1234)  # another process would start from another random state
     return outcome(folder, resume(folder))
 
 
@@ -233,3 +234,43 @@ def test_a_recipe_with_a_colon_in_a_value_goes_on(tmp_path):
     with pytest.raises(UsageError, match=r"--rho is 0\.1, the run was started with 0\.2"):
         resume(tmp_path / "a", {"rho": 0.1})
     assert resume(tmp_path / "a", {"rho": 0.2}).config["opt"].endswith("drop=flat:structure=2:4")
+
+
+LAYER_DROP = """
+import random
+
+import numpy as np
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+        self.head = nn.Linear(64, classes)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        for layer in self.layers:
+            if not self.training or random.random() < 0.5 or np.random.randn() > 1:
+                x = x + torch.tanh(layer(x))
+        return self.head(x)
+
+
+def net(shape, classes):
+    return Net(classes)
+"""
+
+
+@pytest.mark.parametrize("opt", ["sam", "sampa"])
+def test_draws_of_python_and_numpy_go_on_as_if_nothing_had_happened(tmp_path, opt):
+    config = small(tmp_path, opt=opt)
+    (tmp_path / "net.py").write_text(LAYER_DROP)
+    states = random.getstate(), np.random.get_state()
+    try:
+        expected = uninterrupted(config, tmp_path / "a")
+        assert stopped_at(config, tmp_path / "b", 3, 8) == expected
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

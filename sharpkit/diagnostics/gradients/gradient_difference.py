@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sharpkit.core import vec
+from sharpkit.core import randomness, vec
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.rule import Rule
 from sharpkit.core.step import Draw
@@ -191,7 +191,7 @@ def graddiff(
             samples = max(samples, *(batch.count for batch in given))
             if turns.rank < len(given):
                 number, batch = first + turns.rank, given[turns.rank]
-                torch.manual_seed(seed_of(seed, number))
+                randomness.seed(seed_of(seed, number))
                 still.reseed(seed_of(seed, number))
                 look = still.look(batch if dtype is None else cast_batch(batch, dtype))
                 counter.add(look.grad, look.perturbed)

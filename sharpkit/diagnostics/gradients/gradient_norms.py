@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpkit.core import randomness
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.still import Still
 from sharpkit.core.task import Batch, LossFunction, Task
@@ -134,7 +135,7 @@ def gradnorms(
             if first == 0:
                 require_alike(model, given, comm)
             if comm.rank < len(given):
-                torch.manual_seed(seed_of(seed, first + comm.rank))
+                randomness.seed(seed_of(seed, first + comm.rank))
                 batch = given[comm.rank]
                 mean, grad = still.gradient(batch if dtype is None else cast_batch(batch, dtype))
                 square = squared_norm(grad)
