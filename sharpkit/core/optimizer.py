@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sharpkit.core import vec
+from sharpkit.core.accumulated import Accumulated, mark_as_used
 from sharpkit.core.base import check_unchanged, owners, trainable
 from sharpkit.core.batch_norm import average_statistics_
 from sharpkit.core.buffers import Buffers
@@ -179,14 +180,20 @@ class SharpnessAware:
 
         Args:
             batch: `(inputs, targets)`, `(inputs, targets, indices)`, a `Batch`, or, for rules that need only
-                gradients, a closure that zeroes the gradients, calls backward() and returns the mean loss.
+                gradients, a closure that calls backward(), once or for several micro-batches, and returns the loss.
 
         Raises:
-            UsageError: If the rule needs more than was given.
+            UsageError: If the rule needs more than was given, or if gradients that a caller has accumulated on the
+                parameters would be dropped.
             DivergedError: If an fp16 step overflows with the smallest loss scale too.
         """
         work = self._work(batch)
         check_unchanged(self.base, self.params)
+        accumulated = Accumulated(self.names, self.params)
+        if isinstance(work, Closure):
+            work.accumulated = accumulated
+        else:
+            accumulated.refuse("call opt.zero_grad() before step(), or make them part of the loss")
         self._oracle.cost, self._oracle.reached = Cost(), [False] * len(self.params)
         self._precision.forget()
         before = Buffers.of(self._model), self._state.generator.get_state()
@@ -210,6 +217,7 @@ class SharpnessAware:
                 self._state.memory.commit()
         except BaseException:
             self._undo(*before)
+            accumulated.put_back()
             raise
         if dropped:
             self._undo(*before)
@@ -259,6 +267,7 @@ class SharpnessAware:
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self.params, self._clip)
         self.base.step()
+        mark_as_used(self.params)
 
     def _overflowed(self) -> bool:
         """Read, on every rank alike, whether a pass of this fp16 step gave a gradient or loss that is not finite."""
@@ -298,8 +307,9 @@ class SharpnessAware:
         return self.base.param_groups
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients that the last step left; never needed before `step`."""
+        """Clear the gradients on the parameters; needed before `step` only if another backward() has left some."""
         self.base.zero_grad(set_to_none)
+        mark_as_used(self.params)
 
     def ahead(self) -> list[tuple[Vec, Work]]:
         """Return of every shard the gradient that the next step climbs and its batch, where the last step left them."""
@@ -311,12 +321,14 @@ class SharpnessAware:
     def gradient(self, work: Work) -> Vec:
         """Return the gradient of what is minimised on a batch; no step is taken and nothing is counted."""
         cost, self._oracle.cost = self._oracle.cost, Cost()
-        buffers = Buffers.of(self._model)
+        buffers, held = Buffers.of(self._model), [p.grad for p in self.params]
         try:
             return self._oracle.evaluate(work, "perturbed").grads[0]
         finally:
             self._oracle.cost = cost
             buffers.put_back()
+            for p, grad in zip(self.params, held, strict=True):
+                p.grad = grad
 
     def counters(self) -> dict[str, float]:
         """Return the sums over all steps; waits for the device.

@@ -26,7 +26,7 @@ from sharpkit.core.randomness import SameDraws
 from sharpkit.core.rows import SomeRows, can_see_into
 from sharpkit.core.task import Batch, Task, Tree
 from sharpkit.core.vec import Vec
-from sharpkit.core.work import Closure, Cost, Evaluation, Work
+from sharpkit.core.work import Closure, Cost, Evaluation, Work, mean_loss
 from sharpkit.errors import UsageError
 
 
@@ -234,11 +234,11 @@ class Oracle:
                 "call opt.step((inputs, targets)), or precision='off'",
             )
         self._backward.clear()
+        closure.accumulated.lay_out()
         with torch.enable_grad():
             returned = closure.function()
-        if returned is None:  # pyright: ignore[reportUnnecessaryComparison]
-            raise UsageError("the closure returned None, allowed is the mean loss", "end it with return loss")
-        loss = torch.as_tensor(returned, device=self._device).detach()
+        closure.accumulated.check_removed()
+        loss = mean_loss(returned, self._device)
         if all(p.grad is None for p in self._params):
             raise UsageError(
                 "the closure left no gradient in any trainable parameter",

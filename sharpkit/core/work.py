@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from sharpkit.core.accumulated import Accumulated
 from sharpkit.core.randomness import RandomState
 from sharpkit.core.task import Batch
 from sharpkit.core.vec import Vec
@@ -15,9 +17,9 @@ from sharpkit.errors import UsageError
 
 @dataclass
 class Closure:
-    """A function that zeroes the gradients, computes the mean loss, calls backward() and returns the loss.
+    """A function that computes the mean loss, calls backward() and returns the loss.
 
-    It counts as one sample, since nobody can see how many it holds; on several ranks they weigh alike.
+    It may call backward() several times, whose gradients add up, and it may zero the gradients first. It counts as one sample, since nobody can see how many it holds; on several ranks they weigh alike.
     """
 
     function: Callable[[], Tensor | float]
@@ -28,6 +30,7 @@ class Closure:
     parts: Sequence[int] | None = None
     whole: int | None = None
     stands_for: float = 1.0
+    accumulated: Accumulated = field(default_factory=Accumulated)
 
     def split(self, pieces: int) -> list[Closure]:
         """Return the closure itself; it cannot be cut.
@@ -68,3 +71,21 @@ class Cost:
         self.forward += count
         self.backward += count * gradients
         self.gradients += work.share * work.stands_for * gradients
+
+
+def mean_loss(returned: object, device: torch.device) -> Tensor:
+    """Return what a closure returned as a loss, (), detached, on a device.
+
+    Raises:
+        UsageError: If it is not one number.
+    """
+    if returned is None:
+        raise UsageError("the closure returned None, allowed is the mean loss", "end it with return loss")
+    if not isinstance(returned, Tensor | float | int):
+        given = f"the closure returned {type(returned).__name__}"
+    else:
+        loss = torch.as_tensor(returned, device=device).detach()
+        if loss.numel() == 1 and not loss.is_complex():
+            return loss.reshape(())
+        given = f"the closure returned a {loss.dtype} tensor of shape {tuple(loss.shape)}"
+    raise UsageError(f"{given}, allowed is the mean loss, one real number", "end it with return loss")

@@ -151,15 +151,6 @@ def test_a_batch_smaller_than_the_shards_is_cut_into_samples():
     assert ends[0] == ends[1]
 
 
-def test_gradients_of_the_caller_do_not_leak_into_the_step():
-    model, twin = net(), net()
-    for p in model.parameters():
-        p.grad = torch.full_like(p, 1e6)
-    sharp("sam", model).step(batch())
-    sharp("sam", twin).step(batch())
-    assert bits(weights(model)) == bits(weights(twin))
-
-
 def test_the_gradient_handed_to_the_base_stays_to_be_looked_at():
     model = net()
     opt, seen = sharp("sam:rho=0.5", model), trail(model)
