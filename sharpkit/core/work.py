@@ -19,7 +19,8 @@ from sharpkit.errors import UsageError
 class Closure:
     """A function that computes the mean loss, calls backward() and returns the loss.
 
-    It may call backward() several times, whose gradients add up, and it may zero the gradients first. It counts as one sample, since nobody can see how many it holds; on several ranks they weigh alike.
+    It may call backward() several times, whose gradients add up, and it may zero the gradients first. It counts as one
+    sample, since nobody can see how many it holds; on several ranks they weigh alike.
     """
 
     function: Callable[[], Tensor | float]
