@@ -11,11 +11,25 @@ from torch import Tensor
 from sharpkit.core import vec
 from sharpkit.core.comm import Comm
 from sharpkit.core.fully_sharded import FullySharded
+from sharpkit.core.pairs import any_complex, as_real
 from sharpkit.core.passes import Touched
 from sharpkit.core.precision import Precision
 from sharpkit.core.reduction import Reduction
+from sharpkit.core.sparse_rows import SparseRows
 from sharpkit.core.vec import Vec
 from sharpkit.errors import UsageError
+
+REENTRANT = (
+    "the model checkpoints activations with use_reentrant=True, which does not differentiate by chosen parameters",
+    "call checkpoint(..., use_reentrant=False), or of Hugging Face's models "
+    'gradient_checkpointing_enable({"use_reentrant": False})',
+)
+"""Message and hint of the error for such a model."""
+
+
+def is_of_reentrant_checkpoint(error: BaseException) -> bool:
+    """Return whether torch says that a checkpoint does not allow to choose what is differentiated by."""
+    return "use_reentrant" in str(error)
 
 
 class Backward:
@@ -31,6 +45,8 @@ class Backward:
     def __init__(
         self, params: Sequence[Tensor], comm: Comm, precision: Precision, sharded: FullySharded | None
     ) -> None:
+        self.rows = SparseRows()
+        self.complex = any_complex(params)
         self._params = list(params)
         self._precision = precision
         self._sharded = sharded
@@ -99,20 +115,24 @@ class Backward:
         wanted = [p for p, flag in zip(self._params, self._wanted(only), strict=True) if flag]
         if not wanted:
             return self.take(reached)
+        if not loss.requires_grad:
+            raise _no_graph()
         with torch.enable_grad():
             scaled = self._precision.scale(loss)
         if self._sharded is not None:
             self._sharded.backward(scaled, keep_graph)
             self.clear(but=wanted)
         else:
-            # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.
-            scaled.backward(retain_graph=keep_graph, inputs=wanted)  # pyright: ignore[reportUnknownMemberType]
+            try:
+                # Only these: what else requires a gradient is not ours to fill, and its weight gradients need no time.
+                scaled.backward(retain_graph=keep_graph, inputs=wanted)  # pyright: ignore[reportUnknownMemberType]
+            except RuntimeError as error:
+                if not is_of_reentrant_checkpoint(error):
+                    raise
+                raise UsageError(*REENTRANT) from error
         grads = self.take(reached)
         if only is None and not any(reached):
-            raise UsageError(
-                "the loss does not depend on any parameter of the base optimizer",
-                "build the base optimizer with this model's parameters()",
-            )
+            raise _no_graph()
         return grads
 
     def clear(self, but: Sequence[Tensor] = ()) -> None:
@@ -123,7 +143,7 @@ class Backward:
                 p.grad = None
 
     def take(self, reached: list[bool]) -> Vec:
-        """Take the gradients off the parameters, zeros where there is none, and note where there is one."""
+        """Take the gradients off the parameters, complex ones as pairs, zeros where there is none, and note where."""
         grads: Vec = []
         for i, p in enumerate(self._params):
             grad, p.grad = p.grad, None
@@ -131,5 +151,15 @@ class Backward:
                 grad = torch.zeros_like(p, requires_grad=False)
             else:
                 reached[i] = True
-            grads.append(grad.to_dense() if grad.layout is not torch.strided else grad)
-        return grads
+            if grad.layout is not torch.strided:
+                self.rows.note(i, grad)
+                grad = grad.to_dense()
+            grads.append(grad)
+        return as_real(grads) if self.complex else grads
+
+
+def _no_graph() -> UsageError:
+    return UsageError(
+        "the loss does not depend on any parameter of the base optimizer",
+        "build the base optimizer with this model's parameters(), and do not detach outputs or losses",
+    )

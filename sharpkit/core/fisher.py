@@ -12,6 +12,7 @@ from torch.func import functional_call, grad, vmap
 from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.layers import NotLayerwiseError, layerwise
+from sharpkit.core.pairs import any_complex, as_real
 from sharpkit.core.task import Batch, Task, map_tensors
 from sharpkit.core.vec import Vec
 from sharpkit.errors import UsageError, one_line
@@ -68,6 +69,8 @@ def official_squared_gradients(model: nn.Module, task: Task, params: Sequence[Te
 
 
 def _sum(model: nn.Module, task: Task, params: Sequence[Tensor], batch: Batch) -> Vec:
+    if any_complex(params):
+        return _one_by_one(model, task, params, batch)
     few = batch.select_range(0, min(_CHECKED, batch.size))
     expected = _one_by_one(model, task, params, few)
     ways: tuple[Way, ...] = (layerwise, _vectorised)
@@ -92,7 +95,7 @@ def _agree(found: Vec, expected: Vec) -> bool:
 
 def _one_by_one(model: nn.Module, task: Task, params: Sequence[Tensor], batch: Batch) -> Vec:
     """The definition: a forward and a backward pass for every sample."""
-    total = [torch.zeros_like(p, requires_grad=False) for p in params]
+    total = vec.zeros_like(as_real(params))
     wanted = [(p, t) for p, t in zip(params, total, strict=True) if p.requires_grad]
     for i in range(batch.size):
         piece = batch.select_range(i, i + 1)
@@ -101,7 +104,7 @@ def _one_by_one(model: nn.Module, task: Task, params: Sequence[Tensor], batch: B
             grads: Sequence[Tensor | None] = torch.autograd.grad(loss, [p for p, _ in wanted], allow_unused=True)
         for (_, t), g in zip(wanted, grads, strict=True):
             if g is not None:  # pyright: ignore[reportUnnecessaryComparison]
-                g = g.to_dense() if g.layout is not torch.strided else g
+                (g,) = as_real([g.to_dense() if g.layout is not torch.strided else g])
                 t.addcmul_(g, g)
     return total
 

@@ -155,7 +155,9 @@ def _words_of_python() -> bytes | None:
     None on another Python, and where a normal number is stored.
     """
     generator = getattr(random.random, "__self__", None)
-    if type(generator) is not random.Random or sys.implementation.name != "cpython" or generator.gauss_next is not None:
+    if type(generator) is not random.Random or sys.implementation.name != "cpython":
+        return None
+    if getattr(generator, "gauss_next", None) is not None:
         return None
     return ctypes.string_at(id(generator) + object.__basicsize__, 4 * _WORDS + 4)
 

@@ -21,6 +21,8 @@ from sharpkit.core.independent import Independent, OnPair
 from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_independent, check_needs, check_options
 from sharpkit.core.oracle import Oracle
+from sharpkit.core.pairs import as_stored
+from sharpkit.core.parameters import check_groups, check_initialised, check_parameters
 from sharpkit.core.parts import completed
 from sharpkit.core.passes import ROLES, BatchNormStatistics, Replay
 from sharpkit.core.point import Joint, Point
@@ -106,6 +108,8 @@ class SharpnessAware:
         rho_warmup: int | None = None,
     ) -> None:
         check_options(rule, base, bn_stats, clip, loss_decay)
+        check_groups(base, rule.text)
+        check_initialised(model)
         self._pair = pair or ALONE
         if self._pair.size > 1 or streams:
             check_independent(rule, self._pair, streams, comm or ALONE, rng, bn_stats, precision)
@@ -118,6 +122,8 @@ class SharpnessAware:
         self.rule = replace(full, radius=scheduled(full.radius, rho_schedule, rho_warmup))
         free(model)
         self.names, self.params = trainable(model, base)
+        several = streams or any(ranks is not None and ranks.size > 1 for ranks in (comm, pair))
+        check_parameters(self.names, self.params, several=several)
         self._model = model
         self._clip = clip
         self._comm = comm or ALONE
@@ -195,6 +201,7 @@ class SharpnessAware:
         else:
             accumulated.refuse("call opt.zero_grad() before step(), or make them part of the loss")
         self._oracle.cost, self._oracle.reached = Cost(), [False] * len(self.params)
+        self._oracle.rows.forget()
         self._precision.forget()
         before = Buffers.of(self._model), self._state.generator.get_state()
         try:
@@ -262,10 +269,14 @@ class SharpnessAware:
 
     def _move(self, update: Vec) -> None:
         """Clip the update and let the base optimizer step with it."""
+        if self._oracle.complex:
+            update = as_stored(update, self.params)
         for p, g, has in zip(self.params, update, self._oracle.reached, strict=True):
             p.grad = g if has else None
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self.params, self._clip)
+        if isinstance(self.base, torch.optim.SparseAdam):
+            self._oracle.rows.make_sparse(self.names, self.params)
         self.base.step()
         mark_as_used(self.params)
 

@@ -20,11 +20,12 @@ from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import Comm
 from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
 from sharpkit.core.fully_sharded import FullySharded
+from sharpkit.core.pairs import as_real
 from sharpkit.core.passes import AuxiliaryLoss, Objective, Replay, Role, Touched
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import SameDraws
 from sharpkit.core.rows import SomeRows, can_see_into
-from sharpkit.core.task import Batch, Task, Tree
+from sharpkit.core.task import Batch, Task, Tree, check_outputs
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Closure, Cost, Evaluation, Work, mean_loss
 from sharpkit.errors import UsageError
@@ -75,6 +76,7 @@ class Oracle:
         self._comm = comm
         self._sharded = sharded
         self._backward = Backward(params, comm, precision, sharded)
+        self.rows, self.complex = self._backward.rows, self._backward.complex
         self._synchronised = is_synchronised(model)
         # Then every rank takes part in every pass, also without samples.
         self._together = self._synchronised or sharded is not None
@@ -149,7 +151,8 @@ class Oracle:
             mode: `eval` leaves buffers as they are, `official` is one sample at a time in training mode.
         """
         function = squared_gradients if mode == "eval" else official_squared_gradients
-        mean = function(self._model, self._task, self._params, batch) if batch.size else vec.zeros_like(self._params)
+        params = as_real(self._params) if self.complex else self._params
+        mean = function(self._model, self._task, self._params, batch) if batch.size else vec.zeros_like(params)
         self.cost.add(batch, 1)
         return mean
 
@@ -201,7 +204,7 @@ class Oracle:
         rows = {
             id(p): chosen for p, chosen in zip(self._params, only or (), strict=False) if isinstance(chosen, Tensor)
         }
-        return SomeRows(rows) if rows and can_see_into(self._model) else nullcontext()
+        return SomeRows(rows) if rows and not self.complex and can_see_into(self._model) else nullcontext()
 
     def _passing(self) -> AbstractContextManager[object]:
         return nullcontext() if self._sharded is None else self._sharded.passing()
@@ -261,19 +264,22 @@ class Oracle:
         self._precision.unscale_(grads)
         if self._decay:
             # As the base optimizer, which leaves parameters without a gradient as they are.
-            pairs = [(g, p.detach()) for g, p, has in zip(grads, self._params, reached, strict=True) if has]
+            params = as_real(self._params) if self.complex else self._params
+            pairs = [(g, p.detach()) for g, p, has in zip(grads, params, reached, strict=True) if has]
             vec.add_([g for g, _ in pairs], [p for _, p in pairs], alpha=self._decay)
 
 
 def _check_shapes(outputs: Tensor, losses: Tensor, size: int) -> None:
     """Refuse what would make the gradient another than that of the mean over the samples."""
-    if not isinstance(outputs, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+    check_outputs(outputs)
+    if not isinstance(losses, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(
-            f"the task's outputs are {type(outputs).__name__}, allowed is a tensor",
-            "give a Task whose outputs() returns the tensor that losses() needs",
+            f"the task's losses are {type(losses).__name__}, allowed is a tensor ({size},)", "return one loss a sample"
         )
     if losses.shape != (size,):
         raise UsageError(
             f"the task's losses have shape {tuple(losses.shape)} for a batch of {size}, allowed is ({size},)",
             "return one loss a sample",
         )
+    if losses.is_complex():
+        raise UsageError(f"the task's losses are {losses.dtype}, allowed are real numbers", "return their real part")

@@ -19,6 +19,7 @@ from sharpkit.core.fisher import FisherMode
 from sharpkit.core.independent import Asked, Independent, InTurn
 from sharpkit.core.memory import Drawer, Memory
 from sharpkit.core.oracle import Oracle
+from sharpkit.core.pairs import as_real, as_stored
 from sharpkit.core.passes import Objective, Role, Touched
 from sharpkit.core.point import Joint, Point, restored
 from sharpkit.core.slots import Mask
@@ -105,7 +106,7 @@ class Step:
         shard: int = 0,
         shares: Sequence[float] = (1.0,),
     ) -> None:
-        self.params = around.params
+        self.params = as_real(around.params) if around.oracle.complex else around.params
         self.names = around.names
         self.owners = around.owners  # the module that each parameter belongs to, if the model has it
         self.generator = around.generator
@@ -195,7 +196,10 @@ class Step:
             how: The base optimizer's own step, or plain gradient descent.
             reached: Which parameters `direction` has a gradient for; None is all.
         """
-        return look_ahead(self._around.base, self.params, direction, how, reached)
+        base, params = self._around.base, self._around.params
+        if not self._around.oracle.complex:
+            return look_ahead(base, params, direction, how, reached)
+        return as_real(look_ahead(base, params, as_stored(direction, params), how, reached))
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """Return what `make` gave when a part first asked in this step, so that parts share a draw."""

@@ -14,6 +14,7 @@ from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.memory import Memory
 from sharpkit.core.needs import check_needs
 from sharpkit.core.oracle import Oracle
+from sharpkit.core.parameters import check_parameters
 from sharpkit.core.parts import completed
 from sharpkit.core.precision import Precision
 from sharpkit.core.rule import Rule
@@ -76,6 +77,7 @@ class Still:
             raise UsageError("the model has no parameter that requires a gradient", "call requires_grad_() on some")
         base = torch.optim.SGD(trained, lr=1.0)
         self.names, self.params = trainable(model, base)
+        check_parameters(self.names, self.params, several=comm.size > 1)
         self.owners = owners(model, self.params)
         self._memory = Memory()
         self._oracle = Oracle(

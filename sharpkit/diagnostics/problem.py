@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignor
 from sharpkit.core import vec
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import ALONE, Comm
+from sharpkit.core.parameters import check_initialised
 from sharpkit.core.products import without_tf32
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
 from sharpkit.diagnostics.folding import folded
@@ -159,6 +160,7 @@ def opened(
     """
     if bn_mode not in get_args(BnMode):
         raise UsageError(f"bn-mode is {bn_mode!r}, allowed are {', '.join(get_args(BnMode))}", "use eval")
+    check_initialised(model)
     task = as_task(model, loss)
     given = as_batches(batches)
     chosen = _chosen(model, params)
@@ -205,6 +207,12 @@ def _chosen(model: nn.Module, pattern: str | None) -> dict[str, nn.Parameter]:
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not trainable:
         raise UsageError("the model has no parameter that requires a gradient", "call requires_grad_() on some")
+    for name, p in trainable.items():
+        if p.is_complex():
+            raise UsageError(
+                f"parameter {name} is {p.dtype}, allowed are real ones",
+                "store torch.view_as_real(p) and call torch.view_as_complex in forward()",
+            )
     try:
         kept = {name: p for name, p in trainable.items() if pattern is None or re.search(pattern, name)}
     except re.error as error:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from sharpkit.core.backward import REENTRANT, is_of_reentrant_checkpoint
 from sharpkit.core.task import Batch, Task, tensors
 from sharpkit.core.undisturbed import undisturbed
 from sharpkit.errors import InputError, SharpkitError, one_line
@@ -38,7 +39,10 @@ def rehearse(model: nn.Module, task: Task, batch: Batch, classes: int) -> None:
         raise InputError("the model has no parameters", "give a model that can be trained")
     for name, param in model.named_parameters():
         if param.is_complex():
-            raise InputError(f"the model's parameter {name} is complex, allowed are real ones", "use two real tensors")
+            raise InputError(
+                f"the model's parameter {name} is complex, allowed are real ones",
+                "store torch.view_as_real(p) and call torch.view_as_complex in forward()",
+            )
     with undisturbed(model, batch.device):
         for training in (False, True):
             model.train(training)
@@ -85,4 +89,6 @@ def _backward(model: nn.Module, task: Task, outputs: Tensor, batch: Batch) -> No
     try:
         torch.autograd.grad(task.losses(outputs, batch).mean(), trained, allow_unused=True)
     except Exception as error:
+        if is_of_reentrant_checkpoint(error):
+            raise InputError(*REENTRANT) from error
         raise InputError(f"the model fails in the backward pass: {one_line(error)}", "correct the model") from error

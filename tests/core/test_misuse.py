@@ -1,11 +1,14 @@
 """What a user's own loop gets wrong: told at once, in one line, before anything has moved."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from sharpkit import SharpnessAware
+from sharpkit.diagnostics import hessian
 from sharpkit.errors import InputError, UsageError
 from tests.core.support import batch, bits, everything, net, sharp, weights
 
@@ -45,21 +48,88 @@ def test_a_loss_without_reduction(loss):
         sharp("sam", model, loss=loss)
 
 
-@pytest.mark.parametrize("wrap", [lambda o: (o, o), lambda o: [o]])
-def test_outputs_that_are_no_tensor(wrap):
-    """Even where the loss knows how to take them apart."""
+class Wrapped(nn.Module):
+    def __init__(self, wrap):
+        super().__init__()
+        self.net, self.wrap = net(), wrap
 
-    class Wrapped(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = net()
+    def forward(self, x):
+        return self.wrap(self.net(x))
 
-        def forward(self, x):
-            return wrap(self.net(x))
 
-    loss = lambda o, t, reduction: F.cross_entropy(o[0], t, reduction=reduction)  # noqa: E731
-    with pytest.raises(UsageError, match=r"the task's outputs are (tuple|list), allowed is a tensor \(give a Task"):
-        sharp("sam", Wrapped(), loss=loss).step(batch())
+class ModelOutput(OrderedDict):
+    """As Hugging Face's models return it."""
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda o: (o, o), r"tuple, allowed is a tensor \(give a Task whose .* such as outputs\[0\]\)"),
+        (lambda o: [o], "list, allowed is a tensor"),
+        (lambda o: {"logits": o}, r"dict of logits, allowed is a tensor .* such as outputs\['logits'\]"),
+        (lambda o: ModelOutput(logits=o, hidden=o), "ModelOutput of logits, hidden, allowed is a tensor"),
+        (lambda o: None, "NoneType, allowed is a tensor"),
+    ],
+)
+@pytest.mark.parametrize(
+    "loss", [F.cross_entropy, lambda o, t, reduction: F.cross_entropy(o[0], t, reduction=reduction)]
+)
+def test_outputs_that_are_no_tensor(wrap, words, loss):
+    """Even where the loss knows how to take them apart; and by a diagnostic."""
+    model = Wrapped(wrap)
+    with pytest.raises(UsageError, match=f"the task's outputs are {words}"):
+        sharp("sam", model, loss=loss).step(batch())
+    with pytest.raises(UsageError, match=f"the task's outputs are {words}"):
+        hessian(model, loss, [batch()])
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        (lambda o, t, reduction: None, "the loss returned NoneType, allowed is a tensor"),
+        (lambda o, t, reduction: 3, "the loss returned int, allowed is a tensor"),
+        (lambda o, t, reduction: t, "does not depend on any parameter .* do not detach"),
+        (lambda o, t, reduction: o[:, 0].detach(), "does not depend on any parameter .* do not detach"),
+        (lambda o, t, reduction: o[:, 0] * 1j, r"losses are torch\.complex128, allowed are real numbers"),
+    ],
+)
+def test_losses_that_are_none(loss, words):
+    model = net()
+    with pytest.raises(UsageError, match=words):
+        sharp("sam", model, loss=loss).step(batch())
+    assert bits(weights(model)) == bits(weights(net()))
+
+
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [(lambda o, t: None, "the task's losses are NoneType"), (lambda o, t: 3.0, "the task's losses are float")],
+)
+def test_a_task_whose_losses_are_no_tensor(losses, words):
+    model = net()
+    with pytest.raises(UsageError, match=words):
+        sharp("sam", model, loss=OwnTask(model, losses)).step(batch())
+
+
+def test_outputs_that_would_be_compared_with_all_targets():
+    """(B, 1) with (B,) makes (B, B) without a word, where the loss is not torch's."""
+    model = nn.Linear(4, 1).double()
+    x = batch()[0]
+    square = lambda o, t, reduction: (o - t) ** 2  # noqa: E731
+    with pytest.raises(UsageError, match=r"the loss returned shape \(8, 8\): outputs of shape \(8, 1\) .*\(8,\), each"):
+        sharp("sam", model, loss=square).step((x, x[:, 0]))
+    expected = ((model(x) - x[:, :1]) ** 2).mean().item()
+    assert float(sharp("sam", model, loss=square).step((x, x[:, :1])).loss) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [lambda o, t, reduction: (o - t[:, None].expand(-1, 3)) ** 2, lambda o, t, reduction: o @ o.T],
+)
+def test_losses_of_several_values_a_sample_are_averaged(loss):
+    """Also where each sample is compared with all others by the loss's own will."""
+    model, (x, y) = net(), batch()
+    expected = loss(model(x), y, "none").mean().item()
+    assert float(sharp("sam", model, loss=loss).step((x, y)).loss) == pytest.approx(expected)
 
 
 def test_parameters_of_another_model():

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from sharpkit.core.parameters import check_initialised
 from sharpkit.core.undisturbed import undisturbed
 from sharpkit.diagnostics.problem import BnMode, cast_model
 
@@ -25,6 +26,7 @@ def in_mode(
         dropout: Whether everything but batch norm is in training mode.
         dtype: Compute in this type; None leaves the model's.
     """
+    check_initialised(model)
     device = next(model.parameters()).device
     with undisturbed(model, device), nullcontext() if dtype is None else cast_model(model, dtype):
         for module in model.modules():
