@@ -32,7 +32,7 @@ def check_initialised(model: nn.Module) -> None:
                 f"{name} is uninitialized: a lazy layer takes its shape from the first batch that it sees",
                 "call model(inputs) once before",
             )
-        if tensor.device.type == "meta":
+        if tensor.is_meta and type(tensor) in (Tensor, nn.Parameter):  # a subclass may hold numbers elsewhere
             raise UsageError(
                 f"{name} is on the meta device, which holds no numbers",
                 "call model.to_empty(device=...) and initialize or load the weights before",
@@ -93,7 +93,8 @@ def _check_apart(names: Sequence[str], params: Sequence[Tensor]) -> None:
         if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
             raise UsageError(f"the entries of parameter {name} share memory", "make it of p.contiguous()")
         last = sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
-        if p.numel() == last + 1:  # else there are gaps, where another may lie
+        # Others have gaps, where another may lie, or hold their numbers elsewhere.
+        if p.numel() == last + 1 and p.data_ptr():
             spans.append((p.data_ptr(), p.data_ptr() + p.numel() * p.element_size(), name))
     for (_, end, first), (start, _, second) in itertools.pairwise(sorted(spans)):
         if start < end:
