@@ -24,8 +24,9 @@ from sharpkit.core.pairs import as_real
 from sharpkit.core.passes import AuxiliaryLoss, Objective, Replay, Role, Touched
 from sharpkit.core.precision import Precision
 from sharpkit.core.randomness import SameDraws
+from sharpkit.core.returned import check_outputs
 from sharpkit.core.rows import SomeRows, can_see_into
-from sharpkit.core.task import Batch, Task, Tree, check_outputs
+from sharpkit.core.task import Batch, Task, Tree
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Closure, Cost, Evaluation, Work, mean_loss
 from sharpkit.errors import UsageError

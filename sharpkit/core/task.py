@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpkit.core.randomness import RandomState, of_stored
+from sharpkit.core.returned import check_not_broadcast, check_outputs
 from sharpkit.errors import UsageError
 
 Tree = Any
@@ -280,42 +281,8 @@ class Supervised:
                 'it must honour reduction="none", as torch.nn.functional.cross_entropy does',
             )
         if losses.dim() > 1:
-            _check_not_broadcast(outputs, batch.targets, losses)
+            check_not_broadcast(outputs, batch.targets, losses)
         return losses.flatten(1).mean(1) if losses.dim() > 1 else losses
-
-
-def check_outputs(outputs: object) -> None:
-    """Refuse outputs that are not one tensor.
-
-    Raises:
-        UsageError: If so.
-    """
-    if isinstance(outputs, Tensor):
-        return
-    kind, member = type(outputs).__name__, ""
-    if isinstance(outputs, Mapping):
-        keys = [str(key) for key in cast("Mapping[Any, Any]", outputs)]
-        kind, member = f"{kind} of {', '.join(keys)}", f", such as outputs[{keys[0]!r}]" if keys else ""
-    elif isinstance(outputs, tuple | list):
-        member = ", such as outputs[0]"
-    raise UsageError(
-        f"the task's outputs are {kind}, allowed is a tensor",
-        f"give a Task whose outputs() returns the tensor that losses() needs, or a model that returns it{member}",
-    )
-
-
-def _check_not_broadcast(outputs: Tensor, targets: Tree, losses: Tensor) -> None:
-    """Refuse losses of every output with every target, as of (B, 1) outputs with (B,) targets."""
-    if not isinstance(targets, Tensor) or losses.shape in (outputs.shape, targets.shape):
-        return
-    longer, shorter = sorted((outputs.shape, targets.shape), key=len, reverse=True)
-    aligned = (1,) * (len(longer) - len(shorter)) + tuple(shorter)
-    if tuple(losses.shape) == tuple(b if a == 1 else a for a, b in zip(longer, aligned, strict=True)):
-        raise UsageError(
-            f"the loss returned shape {tuple(losses.shape)}: outputs of shape {tuple(outputs.shape)} were compared "
-            f"with targets of shape {tuple(targets.shape)}, each with all others",
-            "give outputs and targets of one shape",
-        )
 
 
 def as_task(model: Callable[..., Tensor], loss: LossFunction | Task) -> Task:
