@@ -137,7 +137,11 @@ def _work(result: SharpnessResult) -> dict[str, float]:
 
 
 def _notes(result: SharpnessResult) -> list[str]:
-    notes = [] if result.complete else ["stopped before its end; what was found until then is told"]
+    notes = (
+        list(result.notes)
+        if result.complete
+        else [*result.notes, "stopped before its end; what was found until then is told"]
+    )
     if result.complete and result.starts.max() > result.starts[0] * (1 + 1e-3):
         notes.append("a random start found more than the start at the weights; more --restarts may find more still")
     return notes

@@ -19,7 +19,6 @@ from sharpkit.core.rule import Rule
 from sharpkit.core.shape import offset
 from sharpkit.core.still import Still
 from sharpkit.core.task import LossFunction, Task, joined
-from sharpkit.core.undisturbed import undisturbed
 from sharpkit.diagnostics.ascent import Ball, climb, mean
 from sharpkit.diagnostics.problem import BnMode, Problem, opened
 from sharpkit.diagnostics.reductions import wide
@@ -65,6 +64,7 @@ class SharpnessResult:
         dtype: The type of the weights; losses are averaged in float64.
         seconds: Time for all of it.
         complete: Whether nothing was stopped before its end.
+        notes: What a reader should know.
     """
 
     rule: str
@@ -86,6 +86,7 @@ class SharpnessResult:
     dtype: str
     seconds: float
     complete: bool
+    notes: tuple[str, ...] = ()
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -160,10 +161,7 @@ def sharpness(
         check_range("m", m, 1)
     parsed = parse(rule) if isinstance(rule, str) else rule
     start = time.perf_counter()
-    with (
-        undisturbed(model, next(model.parameters()).device),
-        opened(model, loss, batches, bn_mode=bn_mode, dtype=dtype, comm=comm) as problem,
-    ):
+    with opened(model, loss, batches, bn_mode=bn_mode, dtype=dtype, comm=comm) as problem:
         rows = [] if m is None else pieces(problem.samples, m, seed)
         found, complete = _Measurement(problem, parsed, seed), True
         most = 2 + (steps + 2) * (1 + restarts) + directions + len(rows)
@@ -200,6 +198,7 @@ def sharpness(
             dtype=str(found.still.params[0].dtype).removeprefix("torch."),
             seconds=time.perf_counter() - start,
             complete=complete,
+            notes=problem.notes,
         )
 
 

@@ -212,7 +212,7 @@ def of_problem(
         how=operator.how,
         seconds=time.perf_counter() - start,
         complete=found.complete,
-        notes=(*operator.notes, *found.notes),
+        notes=(*problem.notes, *operator.notes, *found.notes),
     )
 
 
