@@ -99,7 +99,7 @@ class Snapshot:
             self._visit_all((*module.parameters(), *module.buffers()))
 
     def _take_tensor(self, tensor: Tensor) -> None:
-        if is_lazy(tensor) or tensor.device.type == "meta":
+        if is_lazy(tensor) or tensor.is_meta:
             return
         if tensor.is_leaf:
             self._leaves.append((tensor, tensor.requires_grad, tensor.grad))
