@@ -44,12 +44,14 @@ def _table(results: Mapping[str, SharpnessResult], terminal: Terminal) -> None:
     every = list(results.values())
     first = every[0]
     rows = [
-        ["worst case, one step", *(_value(r.one_step) for r in every)],
-        [f"worst case, {first.steps} steps", *(_value(r.ascent) for r in every)],
+        ["worst case, one step (lower bound)", *(_value(r.one_step) for r in every)],
+        [f"worst case, {first.steps} steps (lower bound)", *(_value(r.ascent) for r in every)],
     ]
     if first.m_sharpness is not None:
         steps = "one step" if first.m_steps == 1 else f"{first.m_steps} steps"
-        rows.append([f"worst case of {first.m} samples, {steps}", *(_value(r.m_sharpness) for r in every)])
+        rows.append(
+            [f"worst case of {first.m} samples, {steps} (lower bound)", *(_value(r.m_sharpness) for r in every)]
+        )
     if len(first.directions):
         rows.append([f"average of {len(first.directions)} directions", *(_value(r.average) for r in every)])
     rows += [["loss", *(f"{r.loss:.5g}" for r in every)], ["gradients", *(f"{r.gradients:g}" for r in every)]]

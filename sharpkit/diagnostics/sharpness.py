@@ -45,14 +45,15 @@ class SharpnessResult:
     Args:
         rule: The recipe that says metric, masks and radius.
         radius: rho.
-        one_step: L(w + e) - L(w) at the perturbation of one step of the recipe; the error is over the samples.
-        ascent: The largest rise that projected ascent found, over all starts; never below the one above. The error is
-            that of the mean over the samples at the point that was found.
+        one_step: L(w + e) - L(w) at the perturbation of one step of the recipe, a lower bound of the largest rise in
+            the ball; the error is over the samples.
+        ascent: The largest rise that projected ascent found, over all starts: a lower bound too, never below the one
+            above. The error is that of the mean over the samples at the point that was found.
         starts: (restarts + 1,); what each start found: the weights, then random points.
         average: The mean rise over random directions at distance rho; the error is over the directions.
         directions: (k,); the rise in each of them.
-        m_sharpness: The mean over disjoint pieces of m samples of the largest rise of a piece's own loss; the error is
-            over the pieces. None where it was not asked for.
+        m_sharpness: The mean over disjoint pieces of m samples of the largest rise found of a piece's own loss, a lower
+            bound; the error is over the pieces. None where it was not asked for.
         m: Samples a piece.
         m_steps: Gradients of the ascent for a piece.
         steps: Gradients of the ascent from a start, at most.
@@ -127,10 +128,10 @@ def sharpness(
 ) -> SharpnessResult:
     """Return how much the mean loss L of the samples rises within a distance rho of the weights.
 
-    Worst case max_{|T^-1 e| <= rho} L(w + e) - L(w): Foret et al. (2021), "Sharpness-Aware Minimization for
-    Efficiently Improving Generalization", eq. (1), with T = I; Kwon et al. (2021), "ASAM", eq. (3), with T = |w| + eta,
-    which for eta = 0 does not change where weights are rescaled and the network is not. m-sharpness: Foret et al.,
-    section 4.1. Average: E L(w + rho T u) - L(w), u uniform on the unit sphere.
+    Worst case max_{|T^-1 e| <= rho} L(w + e) - L(w), of which lower bounds are found: Foret et al. (2021),
+    "Sharpness-Aware Minimization for Efficiently Improving Generalization", eq. (1), with T = I; Kwon et al. (2021),
+    "ASAM", eq. (3), with T = |w| + eta, which for eta = 0 does not change where weights are rescaled and the network is
+    not. m-sharpness: Foret et al., section 4.1. Average: E L(w + rho T u) - L(w), u uniform on the unit sphere.
 
     Args:
         model: On the device of the batches; comes back as it was.
