@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @checkpoint_command("sharpness", SharpnessConfig, PANELS)
 def sharpness(call: Call[SharpnessConfig], *, out: OutFile = None) -> None:
-    """How much does the loss rise around the weights: at worst, on average, and at worst for every few samples.
+    """How much does the loss rise around the weights: lower bounds of the worst case, of all or few samples, and the mean.
 
     Example: sharpkit sharpness runs/digits-cnn-sam-s0 --rho 0.05 --m 128
     """
@@ -32,6 +32,7 @@ def _line(result: SharpnessResult) -> dict[str, str]:
         found: Estimate | None = getattr(result, name)
         row |= {name: f"{found.value:.8g}" if found else "", f"{name}_error": f"{found.error:.3g}" if found else ""}
     return row | {
+        "bound": "lower",  # of the worst cases: one_step, ascent and m_sharpness
         "m": str(result.m or ""),
         "samples": str(result.samples),
         "bn_mode": result.bn_mode,

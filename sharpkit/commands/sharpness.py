@@ -116,12 +116,13 @@ def _arrays(result: SharpnessResult) -> dict[str, Any]:
 
 
 def _lines(results: Mapping[str, SharpnessResult]) -> list[list[Any]]:
-    lines: list[list[Any]] = [["ckpt", "rule", "measure", "value", "error"]]
+    lines: list[list[Any]] = [["ckpt", "rule", "measure", "value", "error", "bound"]]
     for name, result in results.items():
         for measured in ("one_step", "ascent", "average", "m_sharpness"):
             found = getattr(result, measured)
             if found is not None:
-                lines.append([name, result.rule, measured, found.value, found.error])
+                bound = "" if measured == "average" else "lower"
+                lines.append([name, result.rule, measured, found.value, found.error, bound])
     return lines
 
 

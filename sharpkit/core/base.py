@@ -76,6 +76,15 @@ def owners(model: nn.Module, params: Sequence[Tensor]) -> list[nn.Module | None]
     return [holds.get(id(p)) for p in params]
 
 
+def layer_of(name: str) -> str:
+    """Return the name of the module that computes with a parameter, or the parameter's own in the model itself.
+
+    Args:
+        name: The parameter's, which under a parametrization says how its tensor is made.
+    """
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] or name
+
+
 def check_unchanged(base: Optimizer, params: Sequence[Tensor]) -> None:
     """Refuse parameters that became trainable, or were added, after the optimizer was built.
 

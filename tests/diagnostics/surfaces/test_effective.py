@@ -10,8 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
+from sharpkit.core.base import owners
 from sharpkit.core.filters import filters, gathered, spread
-from sharpkit.diagnostics import hessian_plane, landscape, random_plane
+from sharpkit.diagnostics import graddiff, hessian_plane, landscape, random_plane
+from sharpkit.diagnostics.curvature.analysis import Wanted
+from sharpkit.diagnostics.curvature.spectrum import of_layers
+from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.surfaces.directions import normalised
 from tests.diagnostics.support import dense, points
 
@@ -227,6 +231,16 @@ def test_eigenvectors_move_the_parameters_themselves_and_biasbn_leaves_lengths_a
             torch.testing.assert_close(
                 d[v][3 * group : 3 * group + 3, j].norm(), w[3 * group : 3 * group + 3, j].norm()
             )
+
+
+def test_the_parts_of_a_parametrised_weight_belong_to_its_layer():
+    (model, _), (x, y) = parametrised("weight norm"), samples()
+    assert list(graddiff(model, F.cross_entropy, [(x, y)]).by_layer()) == ["1", "4", "6"]
+    with opened(model, F.cross_entropy, [(x, y)]) as problem:
+        assert list(of_layers(problem, Wanted(top=1))) == ["1", "4", "6"]
+    plain = parametrizations.weight_norm(nn.LayerNorm(8, bias=False), dim=None)
+    names = [name for name, _ in plain.named_parameters()]
+    assert [type(o).__mro__[1] for o in owners(plain, list(plain.parameters()))] == [nn.LayerNorm] * len(names)
 
 
 def test_eigenvectors_of_a_block_of_the_dense_hessian():
