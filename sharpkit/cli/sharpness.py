@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @checkpoint_command("sharpness", SharpnessConfig, PANELS)
 def sharpness(call: Call[SharpnessConfig], *, out: OutFile = None) -> None:
-    """How much does the loss rise around the weights: lower bounds of the worst case, of all or few samples, and the mean.
+    """How much does the loss rise around the weights: lower bounds of the worst case, of all or few samples; the mean.
 
     Example: sharpkit sharpness runs/digits-cnn-sam-s0 --rho 0.05 --m 128
     """
