@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @checkpoint_command("sharpness", SharpnessConfig, PANELS)
 def sharpness(call: Call[SharpnessConfig], *, out: OutFile = None) -> None:
-    """How much does the loss rise around the weights: at worst, on average, and at worst for every few samples.
+    """How much does the loss rise around the weights: lower bounds of the worst case, of all or few samples; the mean.
 
     Example: sharpkit sharpness runs/digits-cnn-sam-s0 --rho 0.05 --m 128
     """
@@ -32,6 +32,7 @@ def _line(result: SharpnessResult) -> dict[str, str]:
         found: Estimate | None = getattr(result, name)
         row |= {name: f"{found.value:.8g}" if found else "", f"{name}_error": f"{found.error:.3g}" if found else ""}
     return row | {
+        "bound": "lower",  # of the worst cases: one_step, ascent and m_sharpness
         "m": str(result.m or ""),
         "samples": str(result.samples),
         "bn_mode": result.bn_mode,
@@ -44,12 +45,14 @@ def _table(results: Mapping[str, SharpnessResult], terminal: Terminal) -> None:
     every = list(results.values())
     first = every[0]
     rows = [
-        ["worst case, one step", *(_value(r.one_step) for r in every)],
-        [f"worst case, {first.steps} steps", *(_value(r.ascent) for r in every)],
+        ["worst case, one step (lower bound)", *(_value(r.one_step) for r in every)],
+        [f"worst case, {first.steps} steps (lower bound)", *(_value(r.ascent) for r in every)],
     ]
     if first.m_sharpness is not None:
         steps = "one step" if first.m_steps == 1 else f"{first.m_steps} steps"
-        rows.append([f"worst case of {first.m} samples, {steps}", *(_value(r.m_sharpness) for r in every)])
+        rows.append(
+            [f"worst case of {first.m} samples, {steps} (lower bound)", *(_value(r.m_sharpness) for r in every)]
+        )
     if len(first.directions):
         rows.append([f"average of {len(first.directions)} directions", *(_value(r.average) for r in every)])
     rows += [["loss", *(f"{r.loss:.5g}" for r in every)], ["gradients", *(f"{r.gradients:g}" for r in every)]]

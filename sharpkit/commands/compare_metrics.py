@@ -65,7 +65,7 @@ METRICS: dict[str, Metric] = {
     "lambda": Metric("lambda 1", "", _from("sharpness", "lambda"), 3, -1),
     "ratio": Metric("lambda 1 / lambda 5", "", _from("sharpness", "ratio"), 2, -1),
     "trace": Metric("trace", "", _from("sharpness", "trace"), 2, -1),
-    "worst": Metric("rise of the loss at 0.05", "nats", _from("sharpness", "worst"), 4, -1),
+    "worst": Metric("rise of the loss at 0.05, lower bound", "nats", _from("sharpness", "worst"), 4, -1),
 }
 TIMES = ("time", "s_per_epoch", "ms_per_step", "peak_mb")
 """Those that are another number when a run is repeated."""

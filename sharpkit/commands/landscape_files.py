@@ -58,6 +58,7 @@ def document_of(result: LandscapeResult, radius: float | None, level: float | No
             "ignore": plane.ignore,
             "seed": plane.seed,
             "orthogonal": plane.orthogonal,
+            "effective_weights": plane.effective,
             "angle": None if math.isnan(plane.angle) else plane.angle,
             "lengths": list(plane.lengths),
             "values": list(plane.values),

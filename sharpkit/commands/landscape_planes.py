@@ -46,7 +46,7 @@ def plane_of(trained: Trained, config: LandscapeConfig) -> Plane:
     if config.kind == "pca":
         return pca_plane(model, everywhere(lambda: _run_of(trained.path)), axes)
     states = everywhere(lambda: {name: read_weights(Path(name)) for name in config.others})
-    return checkpoint_plane(model, states, orthogonal=config.orthogonal, buffers=config.bn_mode == "eval")
+    return checkpoint_plane(model, states, orthogonal=config.orthogonal)
 
 
 def _run_of(path: Path) -> dict[str, dict[str, Tensor]]:

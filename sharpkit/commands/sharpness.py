@@ -80,12 +80,12 @@ def document_of(result: SharpnessResult) -> dict[str, Any]:
     return {
         "rule": result.rule,
         "rho": result.radius,
-        "one_step": asdict(result.one_step),
-        "ascent": {**asdict(result.ascent), "steps": result.steps, "starts": result.starts.tolist()},
+        "one_step": {**asdict(result.one_step), "bound": "lower"},
+        "ascent": {**asdict(result.ascent), "bound": "lower", "steps": result.steps, "starts": result.starts.tolist()},
         "average": {**asdict(result.average), "directions": result.directions.tolist()},
         "m_sharpness": None
         if result.m_sharpness is None
-        else {**asdict(result.m_sharpness), "m": result.m, "steps": result.m_steps},
+        else {**asdict(result.m_sharpness), "bound": "lower", "m": result.m, "steps": result.m_steps},
         "loss": result.loss,
         "samples": result.samples,
         "parameters": result.parameters,
@@ -96,6 +96,7 @@ def document_of(result: SharpnessResult) -> dict[str, Any]:
         "dtype": result.dtype,
         "seconds": round(result.seconds, 3),
         "complete": result.complete,
+        "notes": list(result.notes),
     }
 
 
@@ -115,12 +116,13 @@ def _arrays(result: SharpnessResult) -> dict[str, Any]:
 
 
 def _lines(results: Mapping[str, SharpnessResult]) -> list[list[Any]]:
-    lines: list[list[Any]] = [["ckpt", "rule", "measure", "value", "error"]]
+    lines: list[list[Any]] = [["ckpt", "rule", "measure", "value", "error", "bound"]]
     for name, result in results.items():
         for measured in ("one_step", "ascent", "average", "m_sharpness"):
             found = getattr(result, measured)
             if found is not None:
-                lines.append([name, result.rule, measured, found.value, found.error])
+                bound = "" if measured == "average" else "lower"
+                lines.append([name, result.rule, measured, found.value, found.error, bound])
     return lines
 
 
@@ -137,7 +139,9 @@ def _work(result: SharpnessResult) -> dict[str, float]:
 
 
 def _notes(result: SharpnessResult) -> list[str]:
-    notes = [] if result.complete else ["stopped before its end; what was found until then is told"]
+    notes = list(result.notes)
+    if not result.complete:
+        notes.append("stopped before its end; what was found until then is told")
     if result.complete and result.starts.max() > result.starts[0] * (1 + 1e-3):
         notes.append("a random start found more than the start at the weights; more --restarts may find more still")
     return notes

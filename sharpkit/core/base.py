@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.optim import Optimizer
 
 from sharpkit.errors import SharpkitWarning, UsageError
@@ -58,12 +60,29 @@ def trainable(model: nn.Module, base: Optimizer) -> tuple[list[str], list[Tensor
 
 
 def owners(model: nn.Module, params: Sequence[Tensor]) -> list[nn.Module | None]:
-    """Return the module that holds each parameter itself, the first of several; None for one outside the model."""
+    """Return the module that computes with each parameter, the first of several; None for one outside the model.
+
+    That is the module that holds it, or, where it is what a parametrization makes a tensor from, the module of that
+    tensor.
+    """
     holds: dict[int, nn.Module] = {}
     for module in model.modules():
-        for p in module.parameters(recurse=False):
-            holds.setdefault(id(p), module)
+        of: list[nn.Module] = [module]
+        if parametrize.is_parametrized(module):
+            of += list(cast("nn.ModuleDict", module.parametrizations).values())
+        for part in of:
+            for p in part.parameters(recurse=False):
+                holds.setdefault(id(p), module)
     return [holds.get(id(p)) for p in params]
+
+
+def layer_of(name: str) -> str:
+    """Return the name of the module that computes with a parameter, or the parameter's own in the model itself.
+
+    Args:
+        name: The parameter's, which under a parametrization says how its tensor is made.
+    """
+    return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] or name
 
 
 def check_unchanged(base: Optimizer, params: Sequence[Tensor]) -> None:

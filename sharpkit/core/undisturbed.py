@@ -9,21 +9,28 @@ import torch
 from torch import nn
 
 from sharpkit.core import randomness
-from sharpkit.core.buffers import Buffers
+from sharpkit.core.snapshot import Snapshot
 
 
 @contextmanager
-def undisturbed(model: nn.Module, device: torch.device) -> Generator[None]:
-    """Put buffers, gradients, every module's mode and the global random streams back at the end."""
-    buffers, streams = Buffers.of(model), randomness.capture(device)
-    modes = [(module, module.training) for module in model.modules()]
-    grads = [(param, param.grad) for param in model.parameters()]
-    try:
-        yield
-    finally:
-        buffers.put_back()
+def undisturbed(model: nn.Module, device: torch.device) -> Generator[Snapshot]:
+    """Put the model and the global random streams back at the end, bit for bit, also after exceptions.
+
+    See `Snapshot` for what that is of the model. The streams are those of torch on the CPU and on the device, of Python
+    and of NumPy.
+    """
+    snapshot, streams = Snapshot(model), randomness.capture(device)
+
+    def put_back() -> None:
+        snapshot.put_back()
         randomness.restore(streams, device)
-        for module, training in modes:
-            module.training = training
-        for param, grad in grads:
-            param.grad = grad
+
+    try:
+        yield snapshot
+    finally:
+        # A second Ctrl-C may arrive inside the first attempt, which can be repeated.
+        try:
+            put_back()
+        except BaseException:
+            put_back()
+            raise

@@ -1,4 +1,4 @@
-"""The largest loss in a ball around the weights, by projected gradient ascent that never goes down."""
+"""A large loss in a ball around the weights, by projected gradient ascent that never goes down."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sharpkit.core.shape import TINY
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.diagnostics.reductions import wide
+from sharpkit.diagnostics.trust_region import best_in_span
 from sharpkit.errors import UsageError
 
 _GROW, _SHRINK = 2.0, 0.25
@@ -26,6 +27,12 @@ _LONGEST = 1e6
 
 _SHORTEST = 1e-9
 """Step length, in radii, below which there is nothing left to climb."""
+
+_OFF = 0.05
+"""How far a rise may be, relative to it, from that of a quadratic, for the next step to rely on one."""
+
+_KEPT = 6
+"""Points, with their gradients, that a climb remembers."""
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,9 @@ class Ball:
         """Return T v."""
         return [t if d is None else d * t for d, t in zip(self.diagonal, v, strict=True)]
 
-    def uphill(self, grad: Vec) -> Vec:
-        """Return the unit vector along T M g, the gradient by u; zero where that is zero."""
-        g = self.times(self.keep(grad))
-        return vec.scale(g, 1 / (vec.norm(g) + TINY))
+    def slope(self, grad: Vec) -> Vec:
+        """Return T M g, the gradient by u."""
+        return self.times(self.keep(grad))
 
     def inside(self, u: Vec) -> Vec:
         """Return the nearest point of the ball."""
@@ -104,9 +110,12 @@ def climb(
 ) -> Climb:
     """Climb from u = `start`, or from the weights themselves, by at most so many gradients.
 
-    u' = P(u + eta uphill(u)), P the projection on the ball. A step that does not go up is not taken and the next is
-    shorter; after one that does the next is longer. The first from the weights is exactly one step of SAM, of length
-    rho, so the result is never below that.
+    What is found is a lower bound of the maximum in the ball. u' = P(v + eta g / |g|) with the gradient g at v, P the
+    projection on the ball. From the weights v is u at first, so that the first step is exactly one of SAM, of length
+    rho, and the result is never below that. Later, as long as losses rise as those of a quadratic, v is where the one
+    with the last few gradients is largest in the span of their points and in the ball; see `best_in_span`. Else v is
+    the highest point so far. A step that does not go up shortens eta, and one that does lengthens it. The last gradient
+    is spent on v itself where that is the quadratic's.
 
     Args:
         step: The batch, and where its points come from.
@@ -115,23 +124,51 @@ def climb(
         start: u, in the ball; None is the weights.
         watch: Whether to go on, asked after every gradient.
     """
+    origin = ball.slope(step.here.grad)
     u = vec.zeros_like(step.params) if start is None else start
     best = step.here if start is None else step.at(ball.times(u))
     loss = _read(step, best)
-    eta, made, stalled = 1.0, 0, False
-    while made < steps and not stalled:
-        ahead = ball.inside(vec.add(u, ball.uphill(best.grad), alpha=eta * ball.radius))
+    seen, trusted = [(u, ball.slope(best.grad))], False
+    highest, eta, made = 0, 1.0, 0
+    while made < steps and eta >= _SHORTEST:
+        span = trusted and len(seen) > 1
+        found = best_in_span(seen, highest, origin, ball.radius) if span else None
+        v, slope = seen[highest] if found is None else (ball.inside(found[0]), found[1])
+        last = found is not None and made + 1 == steps
+        ahead = v if last else ball.inside(vec.add(v, unit(slope), alpha=eta * ball.radius))
         there = step.at(ball.times(ahead))
         value = _read(step, there)
         made += 1
-        if value > loss:
-            u, best, loss, eta = ahead, there, value, min(_LONGEST, eta * _GROW)
-        else:
-            eta *= _SHRINK
-        stalled = eta < _SHORTEST
+        tried = (ahead, ball.slope(there.grad))
+        known = math.isfinite(value) and math.isfinite(float(vec.norm(tried[1])))
+        trusted = known and (value > loss or found is None) and _is_quadratic(seen[highest], tried, value - loss)
+        up = value > loss
+        eta = min(_LONGEST, eta * _GROW) if up else eta * _SHRINK
+        if up:
+            best, loss = there, value
+        if known:
+            seen.append(tried)
+            highest = len(seen) - 1 if up else highest
+        elif up:  # nothing is higher than what is infinite
+            break
+        if len(seen) > _KEPT:
+            oldest = 1 if highest == 0 else 0
+            del seen[oldest]
+            highest -= oldest < highest
         if watch is not None and not watch():
             break
     return Climb(loss, best, made)
+
+
+def _is_quadratic(a: tuple[Vec, Vec], b: tuple[Vec, Vec], rise: float) -> bool:
+    """Return whether the trapezoidal rule gives the rise from a point to another, as it does of a quadratic exactly."""
+    expected = 0.5 * float(vec.dot(vec.add(a[1], b[1]), vec.sub(b[0], a[0])))
+    return abs(rise - expected) <= _OFF * max(abs(rise), abs(expected))
+
+
+def unit(v: Vec) -> Vec:
+    """Return the unit vector along v; zero where that is zero."""
+    return vec.scale(v, 1 / (vec.norm(v) + TINY))
 
 
 def mean(losses: Tensor) -> float:

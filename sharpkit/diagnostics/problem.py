@@ -19,8 +19,10 @@ from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.parameters import check_initialised
 from sharpkit.core.products import without_tf32
+from sharpkit.core.snapshot import same_bits
 from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
 from sharpkit.diagnostics.folding import folded
+from sharpkit.diagnostics.measured import measured
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.sharing import portion, require_alike
 from sharpkit.errors import DivergedError, InputError, UsageError
@@ -62,6 +64,7 @@ class Problem:
         loss: L(w).
         comm: The ranks that share the samples out among them; every one holds all.
         passes: What has been evaluated so far, by this rank.
+        notes: What a reader should know of L.
     """
 
     task: Task
@@ -73,6 +76,7 @@ class Problem:
     loss: float
     comm: Comm = ALONE
     passes: Passes = field(default_factory=Passes)
+    notes: tuple[str, ...] = ()
 
     @property
     def samples(self) -> int:
@@ -138,7 +142,7 @@ def opened(
     fold: bool = True,
     comm: Comm = ALONE,
 ) -> Generator[Problem]:
-    """Make a model ready for derivatives of its loss, and leave it as it was at the end.
+    """Make a model ready for derivatives of its loss, and leave it as it was at the end, as `measured` does.
 
     The model is in evaluation mode, with batch norm as `bn_mode` says. Attention uses the kernel that has second
     derivatives. A GPU does not round to TF32. The loss is evaluated twice; what does not come out the same is refused.
@@ -162,12 +166,12 @@ def opened(
         raise UsageError(f"bn-mode is {bn_mode!r}, allowed are {', '.join(get_args(BnMode))}", "use eval")
     check_initialised(model)
     task = as_task(model, loss)
-    given = as_batches(batches)
-    chosen = _chosen(model, params)
-    require_alike(model, given, comm)
-    buffers = Buffers.of(model)
     with ExitStack() as stack:
-        stack.callback(buffers.put_back)
+        _, notes = stack.enter_context(measured(model))
+        given = as_batches(batches)
+        chosen = _chosen(model, params)
+        require_alike(model, given, comm)
+        buffers = Buffers.of(model)
         stack.enter_context(evaluating(model))
         if bn_mode == "train":
             for module in model.modules():
@@ -179,15 +183,27 @@ def opened(
             stack.enter_context(cast_model(model, dtype))
             given = [cast_batch(batch, dtype) for batch in given]
         names, parameters = tuple(chosen), tuple(chosen.values())
+        unwritten = vec.clone(list(model.parameters()))
         problem = Problem(task, model, tuple(given), names, parameters, bn_mode, math.nan, comm)
         first = _mean_loss(problem, problem.batches, buffers)
         again: Iterable[Batch] = problem.batches
         if not isinstance(batches, Sequence | Iterator):  # a loader, which may draw other samples the next time
             again = (Batch.of(b) if dtype is None else cast_batch(Batch.of(b), dtype) for b in batches)
         _check_repeatable(first, _mean_loss(problem, again, buffers))
+        notes += written(model, unwritten)
+        del unwritten
         if bn_mode == "eval" and fold:
             stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
-        yield replace(problem, loss=first)
+        yield replace(problem, loss=first, notes=tuple(notes))
+
+
+def written(model: nn.Module, before: Iterable[Tensor]) -> list[str]:
+    """Return a note on every parameter that forward passes have written to, given its values before."""
+    return [
+        f"the forward pass writes to {name}; measured at the values that it leaves there"
+        for (name, p), value in zip(model.named_parameters(), before, strict=True)
+        if not same_bits(p, value)
+    ]
 
 
 def as_batches(batches: Iterable[Any]) -> list[Batch]:

@@ -19,7 +19,6 @@ from sharpkit.core.rule import Rule
 from sharpkit.core.shape import offset
 from sharpkit.core.still import Still
 from sharpkit.core.task import LossFunction, Task, joined
-from sharpkit.core.undisturbed import undisturbed
 from sharpkit.diagnostics.ascent import Ball, climb, mean
 from sharpkit.diagnostics.problem import BnMode, Problem, opened
 from sharpkit.diagnostics.reductions import wide
@@ -46,14 +45,15 @@ class SharpnessResult:
     Args:
         rule: The recipe that says metric, masks and radius.
         radius: rho.
-        one_step: L(w + e) - L(w) at the perturbation of one step of the recipe; the error is over the samples.
-        ascent: The largest rise that projected ascent found, over all starts; never below the one above. The error is
-            that of the mean over the samples at the point that was found.
+        one_step: L(w + e) - L(w) at the perturbation of one step of the recipe, a lower bound of the largest rise in
+            the ball; the error is over the samples.
+        ascent: The largest rise that projected ascent found, over all starts: a lower bound too, never below the one
+            above. The error is that of the mean over the samples at the point that was found.
         starts: (restarts + 1,); what each start found: the weights, then random points.
         average: The mean rise over random directions at distance rho; the error is over the directions.
         directions: (k,); the rise in each of them.
-        m_sharpness: The mean over disjoint pieces of m samples of the largest rise of a piece's own loss; the error is
-            over the pieces. None where it was not asked for.
+        m_sharpness: The mean over disjoint pieces of m samples of the largest rise found of a piece's own loss, a lower
+            bound; the error is over the pieces. None where it was not asked for.
         m: Samples a piece.
         m_steps: Gradients of the ascent for a piece.
         steps: Gradients of the ascent from a start, at most.
@@ -65,6 +65,7 @@ class SharpnessResult:
         dtype: The type of the weights; losses are averaged in float64.
         seconds: Time for all of it.
         complete: Whether nothing was stopped before its end.
+        notes: What a reader should know.
     """
 
     rule: str
@@ -86,6 +87,7 @@ class SharpnessResult:
     dtype: str
     seconds: float
     complete: bool
+    notes: tuple[str, ...] = ()
 
 
 class _Stopped(Exception):  # noqa: N818
@@ -126,10 +128,10 @@ def sharpness(
 ) -> SharpnessResult:
     """Return how much the mean loss L of the samples rises within a distance rho of the weights.
 
-    Worst case max_{|T^-1 e| <= rho} L(w + e) - L(w): Foret et al. (2021), "Sharpness-Aware Minimization for
-    Efficiently Improving Generalization", eq. (1), with T = I; Kwon et al. (2021), "ASAM", eq. (3), with T = |w| + eta,
-    which for eta = 0 does not change where weights are rescaled and the network is not. m-sharpness: Foret et al.,
-    section 4.1. Average: E L(w + rho T u) - L(w), u uniform on the unit sphere.
+    Worst case max_{|T^-1 e| <= rho} L(w + e) - L(w), of which lower bounds are found: Foret et al. (2021),
+    "Sharpness-Aware Minimization for Efficiently Improving Generalization", eq. (1), with T = I; Kwon et al. (2021),
+    "ASAM", eq. (3), with T = |w| + eta, which for eta = 0 does not change where weights are rescaled and the network is
+    not. m-sharpness: Foret et al., section 4.1. Average: E L(w + rho T u) - L(w), u uniform on the unit sphere.
 
     Args:
         model: On the device of the batches; comes back as it was.
@@ -160,10 +162,7 @@ def sharpness(
         check_range("m", m, 1)
     parsed = parse(rule) if isinstance(rule, str) else rule
     start = time.perf_counter()
-    with (
-        undisturbed(model, next(model.parameters()).device),
-        opened(model, loss, batches, bn_mode=bn_mode, dtype=dtype, comm=comm) as problem,
-    ):
+    with opened(model, loss, batches, bn_mode=bn_mode, dtype=dtype, comm=comm) as problem:
         rows = [] if m is None else pieces(problem.samples, m, seed)
         found, complete = _Measurement(problem, parsed, seed), True
         most = 2 + (steps + 2) * (1 + restarts) + directions + len(rows)
@@ -200,6 +199,7 @@ def sharpness(
             dtype=str(found.still.params[0].dtype).removeprefix("torch."),
             seconds=time.perf_counter() - start,
             complete=complete,
+            notes=problem.notes,
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -117,16 +118,23 @@ class Fit:
 
     def _stepped(self, batch: Batch) -> StepReport:
         try:
-            return self.session.optimizer.step(batch)
+            with self._of_users(f"at step {self.position + 1}"):
+                return self.session.optimizer.step(batch)
         except DivergedError as error:
             self._diverged(f"{error.message}, at step {self.position + 1}")
+
+    @contextmanager
+    def _of_users(self, where: str) -> Generator[None]:
+        """Tell of what a user's own model raises as an error of the input."""
+        try:
+            yield
         except SharpkitError:
             raise
         except Exception as error:
             if not is_file_reference(self.session.config.model):
                 raise
             raise InputError(
-                f"the model fails at step {self.position + 1}: {type(error).__name__}: {one_line(error)}",
+                f"the model fails {where}: {type(error).__name__}: {one_line(error)}",
                 f"correct {self.session.config.model}; {self._saved}",
             ) from error
 
@@ -174,7 +182,8 @@ class Fit:
             self.session.optimizer.check_replicas()
         self.elapsed = time.perf_counter() - self._started
         session, records = self.session, self.records
-        val = session.score(session.splits.val)
+        with self._of_users(f"in the evaluation after step {self.position}"):
+            val = session.score(session.splits.val)
         if len(session.splits.val) and not math.isfinite(val.loss):
             self._diverged(f"the validation loss is {val.loss} after step {self.position} (epoch {epoch})")
         counters = session.optimizer.counters()

@@ -35,7 +35,7 @@ LABELS = {
     "xy_cosine": r"$\cos(\nabla f(x_t), \nabla f(y_t))$",
     "lambda_max": r"$\lambda_1$ of the Hessian",
     "sharpness_one_step": "rise of the loss, one step",
-    "sharpness_worst": "rise of the loss, worst case",
+    "sharpness_worst": "rise of the loss, worst case (lower bound)",
     "sharpness_average": "rise of the loss, average",
 }
 X_LABELS = {"epoch": "epoch", "step": "step", "gradients": "gradients of a batch", "seconds": "seconds of training"}

@@ -19,12 +19,13 @@ def rises(results: Mapping[str, SharpnessResult]) -> Figure:
         results: By name.
     """
     first = next(iter(results.values()))
-    ascent = f"ascent, {first.steps} step{'' if first.steps == 1 else 's'}"
-    kinds = {"one step": "one_step", ascent: "ascent"}
+    bound = "\n(lower bound)"
+    ascent = f"{first.steps} step{'' if first.steps == 1 else 's'} of ascent{bound}"
+    kinds = {f"one step{bound}": "one_step", ascent: "ascent"}
     if any(r.m_sharpness is not None for r in results.values()):
-        kinds[f"{first.m} samples each"] = "m_sharpness"
+        kinds[f"{first.m} samples each{bound}"] = "m_sharpness"
     if any(len(r.directions) for r in results.values()):
-        kinds["random directions"] = "average"
+        kinds["random directions\n(mean)"] = "average"
     figure, axes = style.panels(1, 1, width=6.4, height=2.8 + 0.2 * len(results))
     axis = axes[0, 0]
     for i, (name, result) in enumerate(results.items()):

@@ -72,7 +72,7 @@ class SparseMask(Mask):
         """Make a new mask if it is time, and remember it, its density and how much of it has changed."""
         if not self.due(step):
             return
-        structure = STRUCTURES[self.structure](step.params, step.standing())
+        structure = STRUCTURES[self.structure](step.params, step.standing(), step.owners)
         before = step.shared.get(f"{self.key}.mask")
         mask = structure.expand(self.flags(step, structure, None if before is None else structure.flags(before)))
         total = sum(p.numel() for p in step.params)

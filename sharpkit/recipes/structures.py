@@ -7,50 +7,19 @@ broadcasts to it, so that a mask by tensor or filter takes no memory to speak of
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from sharpkit.core import filters
 from sharpkit.core.vec import Vec
+from sharpkit.recipes.choosing import fitting, largest, smallest
 
 StructureName = Literal["element", "filter", "tensor", "2:4"]
 
 _GROUP = 4
-
-
-def largest(scores: Tensor, count: int) -> Tensor:
-    """Return flags (n,) of the `count` largest scores (n,); of equal ones the first counts as larger.
-
-    A sort would do; selecting takes a fraction of its time at millions of entries, and ties are settled here, because
-    torch settles them differently from device to device.
-    """
-    if count <= 0:
-        return torch.zeros_like(scores, dtype=torch.bool)
-    if count >= scores.numel():
-        return torch.ones_like(scores, dtype=torch.bool)
-    threshold = torch.kthvalue(scores, scores.numel() - count + 1).values
-    flags = scores > threshold
-    missing = count - int(flags.sum())
-    flags[torch.nonzero(scores == threshold).flatten()[:missing]] = True
-    return flags
-
-
-def smallest(scores: Tensor, count: int) -> Tensor:
-    """Return flags (n,) of the `count` smallest scores (n,); of equal ones the last counts as smaller."""
-    return ~largest(scores, scores.numel() - count)
-
-
-def fitting(order: Tensor, sizes: Tensor, budget: int) -> Tensor:
-    """Return flags (n,) of the units that fit into a budget of entries, taken in an order as long as they still fit."""
-    flags = torch.zeros(len(sizes), dtype=torch.bool)
-    entries = cast("list[int]", sizes.tolist())
-    for unit in cast("list[int]", order.tolist()):
-        if entries[unit] <= budget:
-            budget -= entries[unit]
-            flags[unit] = True
-    return flags
 
 
 def _cut(values: Tensor, sizes: Sequence[int]) -> list[Tensor]:
@@ -63,14 +32,18 @@ class Structure(ABC):
     Args:
         params: All trainable parameters.
         allowed: Which of them may be perturbed; the others have no units.
+        owners: The layer that computes with each, which says what its filters are; None where there is none.
     """
 
     inside = False
     """Whether the norm is taken over the mask, because the rest of the gradient is not computed."""
 
-    def __init__(self, params: Sequence[Tensor], allowed: Sequence[bool]) -> None:
+    def __init__(
+        self, params: Sequence[Tensor], allowed: Sequence[bool], owners: Sequence[nn.Module | None] | None = None
+    ) -> None:
         self.params = list(params)
         self.allowed = list(allowed)
+        self.owners = [None] * len(self.params) if owners is None else list(owners)
 
     def kept(self, sparsity: float) -> int:
         """Return k = d - round(s d), the number of entries that may be perturbed, of d that are allowed."""
@@ -79,26 +52,24 @@ class Structure(ABC):
 
     def reduce(self, v: Vec) -> Tensor:
         """Return the mean of v over every unit, (units,)."""
-        return torch.cat([self._reduce(t) for t, a in zip(v, self.allowed, strict=True) if a])
+        return torch.cat([self._reduce(t.detach(), o) for t, o, a in self._each(v) if a])
 
     def expand(self, flags: Tensor) -> Vec:
         """Return a mask, one boolean tensor a parameter, from flags (units,)."""
-        shapes = [self._shape(p) for p in self.params]
-        counts = [shape.numel() for shape, a in zip(shapes, self.allowed, strict=True) if a]
-        parts = iter(_cut(flags.to(self.params[0].device), counts))
+        parts = iter(_cut(flags.to(self.params[0].device), self._counts()))
         return [
-            next(parts).view(shape) if a else torch.zeros((), dtype=torch.bool, device=p.device)
-            for p, shape, a in zip(self.params, shapes, self.allowed, strict=True)
+            self._spread(next(parts), p, o) if a else torch.zeros((), dtype=torch.bool, device=p.device)
+            for p, o, a in self._each(self.params)
         ]
 
     def flags(self, mask: Vec) -> Tensor:
         """Return the flags (units,) that a mask was expanded from."""
-        return torch.cat([m.reshape(-1) for m, a in zip(mask, self.allowed, strict=True) if a])
+        pairs = zip(mask, self._each(self.params), strict=True)
+        return torch.cat([self._gathered(m, p, o) for m, (p, o, a) in pairs if a])
 
     def random(self, generator: torch.Generator) -> Tensor:
         """Return random scores (units,), the same on every device."""
-        shapes = [self._shape(p) for p, a in zip(self.params, self.allowed, strict=True) if a]
-        scores = torch.rand(sum(shape.numel() for shape in shapes), generator=generator)
+        scores = torch.rand(sum(self._counts()), generator=generator)
         return scores.to(self.params[0].device)
 
     @abstractmethod
@@ -117,13 +88,29 @@ class Structure(ABC):
             sparsity: Of the mask.
         """
 
-    @abstractmethod
-    def _shape(self, p: Tensor) -> torch.Size:
-        """Return the shape of a parameter's part of a mask."""
+    def _each(self, v: Sequence[Tensor]) -> Iterator[tuple[Tensor, nn.Module | None, bool]]:
+        """Yield what is aligned with the parameters with each one's owner, and whether it may be perturbed."""
+        return zip(v, self.owners, self.allowed, strict=True)
+
+    def _counts(self) -> list[int]:
+        """Return the units of every parameter that may be perturbed."""
+        return [self._count(p, o) for p, o, a in self._each(self.params) if a]
 
     @abstractmethod
-    def _reduce(self, t: Tensor) -> Tensor:
+    def _count(self, p: Tensor, owner: nn.Module | None) -> int:
+        """Return the number of units of a parameter."""
+
+    @abstractmethod
+    def _reduce(self, t: Tensor, owner: nn.Module | None) -> Tensor:
         """Return the mean over a parameter's units, (units of the parameter,)."""
+
+    @abstractmethod
+    def _spread(self, flags: Tensor, p: Tensor, owner: nn.Module | None) -> Tensor:
+        """Return a flag a unit, (units of the parameter,), in a shape that broadcasts to the parameter's."""
+
+    def _gathered(self, mask: Tensor, p: Tensor, owner: nn.Module | None) -> Tensor:
+        """Return the flags that `_spread` was given."""
+        return mask.reshape(-1)
 
 
 class Elements(Structure):
@@ -141,11 +128,14 @@ class Elements(Structure):
         coming = largest(torch.where(live, -1.0, luck), moved)
         return live & ~leaving | coming
 
-    def _shape(self, p: Tensor) -> torch.Size:
-        return p.shape
+    def _count(self, p: Tensor, owner: nn.Module | None) -> int:
+        return p.numel()
 
-    def _reduce(self, t: Tensor) -> Tensor:
-        return t.detach().reshape(-1)
+    def _reduce(self, t: Tensor, owner: nn.Module | None) -> Tensor:
+        return t.reshape(-1)
+
+    def _spread(self, flags: Tensor, p: Tensor, owner: nn.Module | None) -> Tensor:
+        return flags.view(p.shape)
 
 
 class Blocks(Structure):
@@ -177,30 +167,39 @@ class Blocks(Structure):
 
     def _sizes(self) -> Tensor:
         sizes: list[int] = []
-        for p, a in zip(self.params, self.allowed, strict=True):
-            units = self._shape(p).numel()
+        for p, o, a in self._each(self.params):
+            units = self._count(p, o)
             sizes += [p.numel() // units] * units if a else []
         return torch.tensor(sizes)
 
 
 class Filters(Blocks):
-    """A unit is what makes one output (a slice along axis 0); tensors with a single axis are one unit each."""
+    """A unit is what makes one output, see `sharpkit.core.filters`; tensors with a single axis are one unit each."""
 
-    def _shape(self, p: Tensor) -> torch.Size:
-        return torch.Size((p.shape[0], *[1] * (p.dim() - 1))) if p.dim() > 1 else torch.Size(())
+    def _count(self, p: Tensor, owner: nn.Module | None) -> int:
+        return filters.count(p, owner)
 
-    def _reduce(self, t: Tensor) -> Tensor:
-        return t.detach().flatten(1).mean(1) if t.dim() > 1 else t.detach().mean().reshape(1)
+    def _reduce(self, t: Tensor, owner: nn.Module | None) -> Tensor:
+        return filters.filters(t, owner).mean(1)
+
+    def _spread(self, flags: Tensor, p: Tensor, owner: nn.Module | None) -> Tensor:
+        return filters.spread(flags, p, owner)
+
+    def _gathered(self, mask: Tensor, p: Tensor, owner: nn.Module | None) -> Tensor:
+        return filters.gathered(mask, p, owner)
 
 
 class Tensors(Blocks):
     """A unit is a whole tensor."""
 
-    def _shape(self, p: Tensor) -> torch.Size:
-        return torch.Size(())
+    def _count(self, p: Tensor, owner: nn.Module | None) -> int:
+        return 1
 
-    def _reduce(self, t: Tensor) -> Tensor:
-        return t.detach().mean().reshape(1)
+    def _reduce(self, t: Tensor, owner: nn.Module | None) -> Tensor:
+        return t.mean().reshape(1)
+
+    def _spread(self, flags: Tensor, p: Tensor, owner: nn.Module | None) -> Tensor:
+        return flags.view(())
 
 
 class TwoOfFour(Elements):

@@ -32,15 +32,16 @@ def test_a_run_does_not_go_on_with_other_data(sharpkit, fails):
     assert "are not those that r/ckpt.pt was trained on" in fails(3, "train", "--resume", "r")
 
 
-def test_a_model_that_fails_late_is_the_users(sharpkit, fails):
+@pytest.mark.parametrize(("call", "where"), [(7, "at step 3"), (9, "in the evaluation after step 3")])
+def test_a_model_that_fails_late_is_the_users(sharpkit, fails, call, where):
     write(
         "class N(nn.Module):\n    n = 0\n\n    def __init__(self):\n        super().__init__()\n"
         "        self.l = nn.Linear(64, 10)\n\n    def forward(self, x):\n        self.n += 1\n"
-        "        if self.n == 9:\n            raise RuntimeError('late')\n        return self.l(x.flatten(1))\n\n"
+        f"        if self.n == {call}:\n            raise RuntimeError('late')\n        return self.l(x.flatten(1))\n\n"
         "def f(s, c):\n    return N()\n"
     )
     told = fails(3, "train", "--model", "u.py:f", "--limit", "60", "--threads", "1", "--out", "r")
-    assert "RuntimeError: late" in told
+    assert f"{where}: RuntimeError: late" in told
     assert "the last good checkpoint is r/ckpt.pt" in told
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpkit.diagnostics import sharpness
+from sharpkit.diagnostics.trust_region import largest_in_ball
 from sharpkit.errors import DivergedError, UsageError
 from tests.diagnostics.support import net, rotated, samples, uneven
 
@@ -201,3 +202,105 @@ def test_what_is_not_allowed():
     linear = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     with pytest.raises(DivergedError, match="not finite"):
         sharpness(linear, F.cross_entropy, [(batch[0].float(), batch[1])], "sam:rho=1e38")
+
+
+# ---------------------------------------------------------------------- the trust-region problem
+
+
+def exact_maximum(a, g, radius):
+    """max g'e + 1/2 e'Ae over |e| <= radius by eigenvalues and the secular equation, the hard case too; and e."""
+    values, vectors = np.linalg.eigh(a)
+    b = vectors.T @ g
+    leading = values >= values[-1] - 1e-9 * np.abs(values).max()
+    if values[-1] < 0 and np.linalg.norm(b / values) <= radius:
+        e = -b / values
+    elif values[-1] >= 0 and np.linalg.norm(b[leading]) <= 1e-12 * np.linalg.norm(b) + 1e-300:
+        e = np.where(leading, 0, b / np.where(leading, 1, values[-1] - values))
+        if np.linalg.norm(e) < radius:  # the hard case
+            e[-1] = math.sqrt(radius**2 - e @ e)
+        else:
+            e = b / (_multiplier(values, b, radius) - values)
+    else:
+        e = b / (_multiplier(values, b, radius) - values)
+    return b @ e + 0.5 * values @ e**2, vectors @ e
+
+
+def _multiplier(values, b, radius):
+    """The mu above all eigenvalues and zero for which sum (b_i / (mu - lambda_i))^2 is the radius squared."""
+    low = max(0.0, values[-1])
+    high = low + np.linalg.norm(b) / radius
+    for _ in range(400):
+        middle = (low + high) / 2
+        inside = middle > values[-1] and ((b / (middle - values)) ** 2).sum() <= radius**2
+        low, high = (low, middle) if inside else (middle, high)
+    return high
+
+
+def drawn_quadratic(count, shift, seed):
+    """A random indefinite quadratic, and its gradient at the weights, which with a shift of None is the hard case."""
+    values = tuple(np.random.default_rng(seed).normal(size=count) * 3)
+    task = Quadratic(values, seed=seed, shift=0.02 if shift is None else shift)
+    if shift is None:  # nothing along the leading eigenvector
+        top = torch.linalg.eigh(task.a)[1][:, -1]
+        task.x = task.x - torch.outer(task.x @ top, top)
+        task.c = task.w - (task.w - task.c) + ((task.w - task.c) @ top) * top
+    return task
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("kind", ["indefinite", "hard case", "negative", "flat", "no slope", "multiple"])
+def test_the_small_problem_is_solved_exactly(count, kind):
+    for seed in range(5):
+        generator = np.random.default_rng(seed)
+        values = generator.normal(size=count)
+        if kind == "negative":
+            values = -np.abs(values) - 0.5
+        if kind == "flat":
+            values = 0 * values
+        if kind == "multiple":
+            values[-3:] = 1.5
+        basis = np.linalg.qr(generator.normal(size=(count, count)))[0]
+        b = generator.normal(size=count) * (kind != "no slope")
+        if kind == "hard case":
+            b[np.argmax(values)] = 0
+        a, g, radius = basis @ np.diag(values) @ basis.T, basis @ b, 10 ** generator.uniform(-2, 1)
+        e = largest_in_ball((a + a.T) / 2, g, radius)
+        assert np.linalg.norm(e) <= radius * (1 + 1e-9)
+        wanted, _ = exact_maximum((a + a.T) / 2, g, radius)
+        assert g @ e + 0.5 * e @ a @ e == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+        for u in generator.normal(size=(200, count)):  # an oracle of its own: nothing drawn is higher
+            u = u * radius * generator.uniform() ** (1 / count) / np.linalg.norm(u)
+            assert g @ u + 0.5 * u @ a @ u <= wanted + 1e-9 * abs(wanted) + 1e-12
+
+
+SHORT = 2e-3
+"""What 20 gradients and one restart miss at most of the maximum of the quadratics below."""
+
+
+@pytest.mark.parametrize(
+    ("count", "seeds"), [(5, 1), (20, 1), *(pytest.param(n, 6, marks=pytest.mark.slow) for n in (5, 20, 60))]
+)
+@pytest.mark.parametrize("shift", [0.3, 0.02, 0.0, None])
+def test_the_bound_is_never_above_the_maximum_and_little_below_it_on_indefinite_quadratics(count, shift, seeds):
+    for seed in range(seeds):
+        task = drawn_quadratic(count, shift, seed)
+        for rho in (0.05, 0.7):
+            wanted, _ = exact_maximum(task.a.numpy(), task.gradient(), rho)
+            found = sharpness(task.model, task, task.batches, f"sam:rho={rho}", directions=0)
+            assert -1e-9 <= (wanted - found.ascent.value) / wanted <= SHORT
+            if rho > 0.5 and seed < 2:
+                found = sharpness(task.model, task, task.batches, f"sam:rho={rho}", steps=120, restarts=2, directions=0)
+                assert found.ascent.value == pytest.approx(wanted, rel=1e-10)
+
+
+def test_overflowing_points_are_not_relied_on():
+    """A loss that is infinite, or has no gradient, some way up."""
+    (x, y), model = samples("mlp"), net("mlp")
+
+    def steep(outputs, targets, reduction):
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+        return losses + torch.where(losses > 2.5, math.nan, 0.0) * outputs[:, 0]
+
+    found = sharpness(model, steep, [(x, y)], "sam:rho=0.5", steps=15, restarts=0, directions=0)
+    free = sharpness(model, F.cross_entropy, [(x, y)], "sam:rho=0.5", steps=15, restarts=0, directions=0)
+    assert found.one_step.value < found.ascent.value < free.ascent.value

@@ -1,6 +1,7 @@
 """Measurements during a run: the run does not notice them, and they are what they are called."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -59,6 +60,38 @@ def test_a_run_does_not_notice_its_probes(tmp_path, opt, probe):
     costs = [json.loads((tmp_path / name / "summary.json").read_text())["cost"] for name in ("plain", "probed")]
     assert costs[1].pop("probe_s") > 0
     assert untimed(costs[0]) == untimed(costs[1])
+
+
+TABLE = """
+import random
+import torch
+from torch import nn
+
+class Tokens(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.table, self.norm = nn.Embedding(17, 4, max_norm=0.3), nn.BatchNorm1d(4, momentum=None)
+        self.out = nn.Linear(4, classes)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+    def forward(self, x):
+        self.calls += 1
+        kept = random.random() < 0.5 if self.training else True
+        tokens = self.table((16 * x.flatten(1)).round().long().clamp(0, 16)).mean(1)
+        return self.out(self.norm(tokens) if kept else tokens)
+
+def make(shape, classes):
+    return Tokens(classes)
+"""
+"""Scales its table in place, averages statistics over all passes, counts them, and draws from Python's stream."""
+
+
+def test_a_model_that_writes_to_itself_does_not_notice_its_probes(tmp_path):
+    (tmp_path / "tokens.py").write_text(TABLE)
+    options = {"model": f"{tmp_path / 'tokens.py'}:make", "opt": "sampa:rho=0.1"}
+    for name, more in {"plain": {}, "probed": {"probe": ALL + ",xy-grad", "probe_every": 2}}.items():
+        random.seed(5)
+        run(small(tmp_path, **options, **more), tmp_path / name)
+    assert same(*(untimed(content(tmp_path / name)) for name in ("plain", "probed")))
 
 
 def of_checkpoint(path):

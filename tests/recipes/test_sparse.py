@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sharpkit.errors import UsageError
 from tests.core.support import drawn, net, numbered, sharp
@@ -157,3 +158,21 @@ def test_of_equal_scores_the_first_in_the_parameters_order_is_kept(structure):
     k = {"element": 25, "filter": 24, "tensor": 24}[structure]  # no other unit fits into the one that is left
     assert mask[:k].all()
     assert mask.sum() == k
+
+
+# ---------------------------------------------------------------------- which entries are one filter
+
+
+@SPARSE
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_filter_of_a_transposed_convolution_is_what_makes_one_output(recipe, groups):
+    torch.manual_seed(0)
+    layer = nn.ConvTranspose1d(4, 6, 2, groups=groups)
+    model = nn.Sequential(nn.Unflatten(1, (4, 1)), layer, nn.Flatten(), nn.Linear(12, 3)).double()
+    opt = sharp(f"{recipe}:structure=filter:rho=0.3", model)
+    for t in range(2):
+        opt.step(numbered(seed=t))
+    mask = torch.tensor(drawn(opt, model)[: layer.weight.numel()]).reshape(groups, 4 // groups, 6 // groups, 2)
+    kept = mask.any(3).any(1)
+    assert torch.equal(kept, mask.all(3).all(1))
+    assert 0 < int(kept.sum()) < 6

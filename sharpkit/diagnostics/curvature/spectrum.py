@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sharpkit.core.base import layer_of
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import Batch, LossFunction, Task
 from sharpkit.diagnostics import memory
@@ -212,7 +213,7 @@ def of_problem(
         how=operator.how,
         seconds=time.perf_counter() - start,
         complete=found.complete,
-        notes=(*operator.notes, *found.notes),
+        notes=(*problem.notes, *operator.notes, *found.notes),
     )
 
 
@@ -235,7 +236,7 @@ def of_layers(problem: Problem, asked: Wanted, **options: Any) -> dict[str, Spec
     """
     groups: dict[str, list[int]] = {}
     for i, name in enumerate(problem.names):
-        groups.setdefault(name.rpartition(".")[0] or name, []).append(i)
+        groups.setdefault(layer_of(name), []).append(i)
     return {
         layer: of_problem(
             replace(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sharpkit.core import randomness, vec
+from sharpkit.core.base import layer_of
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.rule import Rule
 from sharpkit.core.step import Draw
@@ -116,7 +117,7 @@ class GradDiffResult:
 
     def by_layer(self) -> dict[str, Tally]:
         """Return the counts by layer: by the module that holds the parameters."""
-        return _added((t.name.rpartition(".")[0] or t.name, t.tally) for t in self.tensors)
+        return _added((layer_of(t.name), t.tally) for t in self.tensors)
 
 
 def graddiff(

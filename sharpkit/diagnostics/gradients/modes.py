@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from sharpkit.core.parameters import check_initialised
-from sharpkit.core.undisturbed import undisturbed
+from sharpkit.diagnostics.measured import measured
 from sharpkit.diagnostics.problem import BnMode, cast_model
 
 
@@ -18,7 +17,7 @@ from sharpkit.diagnostics.problem import BnMode, cast_model
 def in_mode(
     model: nn.Module, bn_mode: BnMode, *, dropout: bool = False, dtype: torch.dtype | None = None
 ) -> Generator[None]:
-    """Put a model into a mode, and leave it, its gradients and the random streams as they were at the end.
+    """Put a model into a mode, and leave it and the random streams as they were at the end, as `measured` does.
 
     Args:
         model: Has parameters.
@@ -26,9 +25,7 @@ def in_mode(
         dropout: Whether everything but batch norm is in training mode.
         dtype: Compute in this type; None leaves the model's.
     """
-    check_initialised(model)
-    device = next(model.parameters()).device
-    with undisturbed(model, device), nullcontext() if dtype is None else cast_model(model, dtype):
+    with measured(model), nullcontext() if dtype is None else cast_model(model, dtype):
         for module in model.modules():
             module.training = bn_mode == "train" if isinstance(module, BatchNorm) else dropout
         yield

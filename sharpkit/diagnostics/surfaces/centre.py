@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from sharpkit.core import vec
@@ -15,6 +17,7 @@ from sharpkit.core.task import LossFunction, Task
 from sharpkit.diagnostics.curvature.operators import Curvature
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.reductions import dot
+from sharpkit.diagnostics.surfaces.along import along
 from sharpkit.diagnostics.surfaces.cells import Cells
 from sharpkit.diagnostics.surfaces.plane import Plane
 from sharpkit.diagnostics.surfaces.surface import Point, Surface
@@ -85,11 +88,17 @@ def exact_slopes(
     Raises:
         InputError: If the loss has no second derivative.
     """
-    with opened(model, loss, batches, comm=comm) as problem:
+    with ExitStack() as stack:
+        stack.enter_context(along(model, plane))
+        for name, p in model.named_parameters():  # frozen ones too, where the plane moves them
+            p.requires_grad_(p.requires_grad or name in plane.names)
+        problem = stack.enter_context(opened(model, loss, batches, comm=comm))
         operator = Curvature(problem, products="autograd")
         gradient, found = problem.gradient(), list[Slope]()
         for axis in plane.axes:
-            flat = vec.flatten(axis).to(gradient)
+            moved = dict(zip(plane.names, axis, strict=True))
+            pairs = zip(problem.names, problem.params, strict=True)
+            flat = vec.flatten([moved[n] if n in moved else torch.zeros_like(p) for n, p in pairs]).to(gradient)
             found.append(Slope(float(dot(gradient, flat)), float(dot(operator.product(flat), flat))))
     return tuple(found)
 

@@ -13,6 +13,8 @@ from torch import nn
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import LossFunction, Task
 from sharpkit.diagnostics.curvature.spectrum import hessian
+from sharpkit.diagnostics.measured import as_it_was
+from sharpkit.diagnostics.surfaces.along import along
 from sharpkit.diagnostics.surfaces.displaced import displaced
 from sharpkit.diagnostics.surfaces.plane import Plane
 from sharpkit.errors import DivergedError
@@ -48,6 +50,7 @@ class Convexity:
         return np.abs(self.smallest / self.largest)
 
 
+@as_it_was
 def convexity(
     model: nn.Module,
     loss: LossFunction | Task,
@@ -80,7 +83,7 @@ def convexity(
     smallest, largest = np.full(shape, np.nan), np.full(shape, np.nan)
     converged, products, complete = np.zeros(shape, bool), 0, True
     cells = [(j, i) for j in range(len(ys)) for i in range(len(xs))]
-    with displaced(model, plane) as moved:
+    with along(model, plane), displaced(model, plane) as moved:
         for number, (j, i) in enumerate(cells, 1):
             moved.move(xs[i], ys[j])
             try:

@@ -7,9 +7,13 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sharpkit.core.base import owners
+from sharpkit.core.filters import filters, spread
 from sharpkit.core.vec import Vec
+from sharpkit.diagnostics.measured import as_it_was
+from sharpkit.diagnostics.surfaces.effective import bake
 from sharpkit.recipes.sam_on import NORMALISATIONS
 
 Norm = Literal["filter", "layer", "none"]
@@ -18,38 +22,45 @@ Norm = Literal["filter", "layer", "none"]
 Ignore = Literal["biasbn", "none"]
 """Whether a direction leaves biases and the parameters of normalisation layers alone."""
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
 
 def movable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters that directions move, by name: those that are trained, tied ones once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
+@as_it_was
 def random_directions(
     model: nn.Module, count: int, *, norm: Norm = "filter", ignore: Ignore = "biasbn", seed: int = 0
 ) -> list[Vec]:
     """Return directions d with entries from N(0, 1), each filter d_i scaled to |w_i| with `norm="filter"`.
 
     Li, Xu, Taylor, Studer and Goldstein (2018), "Visualizing the Loss Landscape of Neural Nets", section 4. A filter is
-    what computes one output channel or feature: of a linear layer and of attention's joint projection a row of the
-    weight, of a convolution the kernels of a channel, in a transposed one too. Tensors of one axis are a filter each;
-    the authors' code copies the weights themselves in their place, in every direction alike.
+    what computes one output channel or feature; see `sharpkit.core.filters`. Tensors of one axis are a filter each, and
+    so are those whose filters have a single entry, which would all vanish together at -1 or 1; the authors' code copies
+    the weights themselves in place of the former, in every direction alike.
+
+    Directions move the weights that layers compute with. Where a weight is computed from other parameters, as under
+    weight norm, spectral norm or pruning, they are those of the network with that weight in their place; see
+    `sharpkit.diagnostics.surfaces.effective`. Entries that the parametrization keeps, as pruned ones, stay.
 
     The numbers are drawn on the CPU in double precision, for ignored tensors too. So they depend neither on the device
     nor on the other options.
 
     Args:
-        model: At w.
+        model: At w; comes back as it was.
         count: How many directions.
         norm: `filter`; `layer` scales every tensor to the norm of its weights; `none` leaves N(0, 1).
-        ignore: `biasbn` sets directions to zero for tensors of at most one axis and in normalisation layers.
+        ignore: `biasbn` sets directions to zero for tensors of at most one axis, in normalisation layers, and for
+            attention's biases of keys and values.
         seed: Of all directions; the first of two is the first of one.
     """
-    generator = torch.Generator().manual_seed(seed)
+    free, generator = bake(model).free, torch.Generator().manual_seed(seed)
     directions: list[Vec] = []
     for _ in range(count):
-        drawn = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in movable(model).values()]
+        drawn: Vec = []
+        for name, p in movable(model).items():
+            d = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+            drawn.append(d * free[name].cpu() if name in free else d)
         directions.append(normalised(drawn, model, norm=norm, ignore=ignore))
     return directions
 
@@ -63,10 +74,10 @@ def normalised(direction: Sequence[Tensor], model: nn.Module, *, norm: Norm, ign
         norm: What gets the norm of the weights.
         ignore: What is set to zero.
     """
-    params = list(movable(model).values())
+    params = movable(model)
     scaled: Vec = []
-    for weight, d, owner in zip(params, direction, owners(model, params), strict=True):
-        if ignore == "biasbn" and (weight.dim() <= 1 or isinstance(owner, NORMALISATIONS)):
+    for (name, weight), d, owner in zip(params.items(), direction, owners(model, list(params.values())), strict=True):
+        if ignore == "biasbn" and _is_left_alone(name, weight, owner):
             scaled.append(torch.zeros_like(weight, requires_grad=False))
             continue
         d = d.detach().to("cpu", torch.float64)
@@ -81,31 +92,32 @@ _TINY = 1e-300
 """Stands for the norm of a filter that is zero, which stays zero."""
 
 
-def filters(weight: Tensor, owner: nn.Module | None) -> Tensor:
-    """Return a weight as (filters, entries of a filter)."""
-    if weight.dim() <= 1:
-        return weight.reshape(1, -1)
-    if isinstance(owner, _TRANSPOSED):
-        return grouped(weight, owner).transpose(1, 2).reshape(weight.shape[1] * owner.groups, -1)
-    return weight.reshape(weight.shape[0], -1)
-
-
-def grouped(weight: Tensor, owner: nn.Module | None) -> Tensor:
-    """Return the weight of a transposed convolution as (groups, inputs, outputs, kernel)."""
-    groups = cast("nn.ConvTranspose2d", owner).groups
-    return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-
-
 def _spread(values: Tensor, like: Tensor, owner: nn.Module | None, norm: Norm) -> Tensor:
     """Return the norm of the filter or tensor that each entry is in, in a shape that broadcasts to the tensor's."""
-    if norm == "layer" or like.dim() <= 1:
-        return _norm(values, tuple(range(like.dim())))
-    rest = (1 for _ in like.shape[2:])
-    if isinstance(owner, _TRANSPOSED):
-        norms = _norm(grouped(values, owner), (1, 3)).expand(-1, like.shape[0] // owner.groups, -1, -1)
-        return norms.reshape(like.shape[0], like.shape[1], *rest)
-    return _norm(filters(values, owner), (1,)).reshape(-1, 1, *rest)
+    rows = filters(values, owner)
+    # A filter of a single number has one direction only, its own, along which all of them vanish at once.
+    if norm == "layer" or rows.shape[1] == 1:
+        return values.square().sum().sqrt()
+    return spread(rows.square().sum(1).sqrt(), like, owner)
 
 
-def _norm(values: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return values.square().sum(axes, keepdim=bool(axes)).sqrt()
+def _is_left_alone(name: str, weight: Tensor, owner: nn.Module | None) -> bool:
+    """Return whether a parameter shifts or scales a layer's outputs, whatever its axes."""
+    if weight.dim() <= 1 or isinstance(owner, NORMALISATIONS):
+        return True
+    own = name.rpartition(".")[2]
+    if isinstance(owner, nn.MultiheadAttention) and own in ("bias_k", "bias_v"):
+        return True
+    return own == "weight_g" or any(f".{chain}.original0" in f".{name}" for chain in _lengths(owner))
+
+
+def _lengths(owner: nn.Module | None) -> list[str]:
+    """Return the names of the parametrizations of a layer that keep the lengths of filters apart: weight norm's g."""
+    if owner is None or not parametrize.is_parametrized(owner):
+        return []
+    chains = cast("nn.ModuleDict", owner.parametrizations).items()
+    return [
+        f"parametrizations.{name}"
+        for name, chain in chains
+        if any(type(step).__name__ == "_WeightNorm" for step in chain.children())
+    ]

@@ -67,6 +67,14 @@ class Displaced:
                     vec.add_(self._here, axis, alpha=amount)
         self._statistics.move(a, b)
 
+    def written(self) -> list[str]:
+        """Return notes on the parameters that passes at w have written to since it went there."""
+        return [
+            f"the forward pass writes to {name}, so that the loss is measured at the values that it leaves there"
+            for name, here, start in zip(self._names, self._here, self._start, strict=True)
+            if bool((here != start).any())  # w + 0 d makes 0 of -0
+        ]
+
     def give_back(self) -> None:
         """Give the parameters their own memory, and buffers their values."""
         for p, own in zip(self._model.parameters(), self._own, strict=True):

@@ -14,6 +14,7 @@ from torch import nn
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.precision import Mode
 from sharpkit.core.task import Batch, LossFunction, Task
+from sharpkit.diagnostics.measured import as_it_was
 from sharpkit.diagnostics.sharing import unanimous
 from sharpkit.diagnostics.surfaces.cells import Cells
 from sharpkit.diagnostics.surfaces.centre import CentreCheck, Slope, exact_slopes, fitted_slopes
@@ -36,6 +37,7 @@ _COMPARED = 8
 """Cells that are evaluated in full precision too, to measure the error of a lower one."""
 
 
+@as_it_was
 def landscape(
     model: nn.Module,
     loss: LossFunction | Task,
@@ -149,16 +151,16 @@ def landscape(
         check=checked,
         interpolation=filling.interpolation,
         convexity=convexity,
-        notes=(*notes, *surface.notes),
+        notes=(*plane.notes, *notes, *surface.notes),
     )
 
 
 def _derivatives(
     model: nn.Module, loss: LossFunction | Task, batches: Sequence[Batch], plane: Plane, comm: Comm
 ) -> tuple[tuple[Slope, ...], list[str]]:
-    """Return slopes and curvatures at the centre, or why there are none; buffers that move have no derivative here."""
+    """Return slopes and curvatures at the centre, or why there are none."""
     if plane.buffers:
-        return (), []
+        return (), ["the centre was not checked against derivatives, which are by weights: buffers move as well"]
     try:
         return exact_slopes(model, loss, batches, plane, comm), []
     except InputError as error:

@@ -16,15 +16,15 @@ from sharpkit.core import vec
 from sharpkit.core.task import LossFunction, Task
 from sharpkit.core.vec import Vec
 from sharpkit.diagnostics.curvature.spectrum import hessian
+from sharpkit.diagnostics.measured import as_it_was
 from sharpkit.diagnostics.reductions import dot
+from sharpkit.diagnostics.surfaces.between import State, buffer_differences, difference, moving, unmoved
 from sharpkit.diagnostics.surfaces.directions import Ignore, Norm, movable, normalised, random_directions
-from sharpkit.errors import InputError, UsageError
+from sharpkit.diagnostics.surfaces.effective import bake
+from sharpkit.errors import UsageError
 
 Kind = Literal["random", "hessian", "pca", "checkpoints"]
 """Where the directions come from."""
-
-State = Mapping[str, Tensor]
-"""Weights and buffers of a checkpoint, by name."""
 
 _COLUMNS = 1 << 16
 """Entries of all checkpoints that are multiplied at once in double precision."""
@@ -63,6 +63,9 @@ class Plane:
         angle: Between d1 and d2, degrees; NaN for a profile.
         marks: Checkpoints in the plane.
         values: Of `hessian` the eigenvalues; of `pca` the parts of the variance.
+        effective: Whether weights that are computed from other parameters are moved in place of these; see
+            `sharpkit.diagnostics.surfaces.effective`.
+        notes: What a reader should know.
     """
 
     kind: Kind
@@ -76,6 +79,8 @@ class Plane:
     angle: float
     marks: tuple[Mark, ...] = ()
     values: tuple[float, ...] = ()
+    effective: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def lengths(self) -> tuple[float, ...]:
@@ -83,6 +88,7 @@ class Plane:
         return tuple(math.sqrt(_dot(axis, axis)) for axis in self.axes)
 
 
+@as_it_was
 def random_plane(
     model: nn.Module,
     axes: int = 2,
@@ -94,9 +100,12 @@ def random_plane(
 ) -> Plane:
     """Return the plane of random directions; see `random_directions`."""
     directions = random_directions(model, axes, norm=norm, ignore=ignore, seed=seed)
-    return _plane("random", model, directions, (), norm=norm, ignore=ignore, seed=seed, orthogonal=orthogonal)
+    notes = bake(model).notes
+    plane = _plane("random", movable(model), directions, (), norm=norm, ignore=ignore, seed=seed, orthogonal=orthogonal)
+    return replace(plane, effective=bool(notes), notes=notes)
 
 
+@as_it_was
 def hessian_plane(
     model: nn.Module,
     loss: LossFunction | Task,
@@ -122,25 +131,29 @@ def hessian_plane(
         ignore: What is set to zero.
         seed: Of Lanczos.
         tol: Residual, relative to the eigenvalue.
-        options: Of `hessian`.
+        options: Of `hessian`; with `params` the eigenvectors are those of these parameters' block, zero elsewhere.
     """
     found = hessian(model, loss, batches, top=axes, tol=tol, seed=seed, **options)
+    params = movable(model)
     directions: list[Vec] = []
     for vector in found.vectors[:axes]:
         signed = vector * vector[vector.abs().argmax()].sign()
-        pieces = vec.unflatten(signed, list(movable(model).values()))
-        directions.append(normalised(pieces, model, norm=norm, ignore=ignore))
-    plane = _plane("hessian", model, directions, (), norm=norm, ignore=ignore)
+        pieces = dict(zip(found.names, vec.unflatten(signed, [params[name] for name in found.names]), strict=True))
+        whole = [pieces[name] if name in pieces else torch.zeros_like(p) for name, p in params.items()]
+        directions.append(normalised(whole, model, norm=norm, ignore=ignore))
+    plane = _plane("hessian", params, directions, (), norm=norm, ignore=ignore)
     return replace(plane, values=tuple(float(value) for value in found.eigenvalues[:axes]))
 
 
+@as_it_was
 def checkpoint_plane(
     model: nn.Module, others: Mapping[str, State], *, orthogonal: bool = False, buffers: bool = True
 ) -> Plane:
     """Return the line through w and another checkpoint, or the plane through w and two others.
 
-    d1 and d2 are the differences to w, so that without `orthogonal` the others lie at (1, 0) and (0, 1). Floating-point
-    buffers, such as batch-norm statistics, move along with the weights, so that the others' losses are their own.
+    d1 and d2 are the differences to w, so that without `orthogonal` the others lie at (1, 0) and (0, 1). Frozen
+    parameters that differ move too. Floating-point buffers, such as batch-norm statistics, move along with the weights,
+    so that the others' losses are their own. Notes say which buffers differ and do not move.
 
     Args:
         model: At w.
@@ -150,28 +163,36 @@ def checkpoint_plane(
     """
     if len(others) not in (1, 2):
         raise UsageError(f"{len(others)} other checkpoints are given, allowed are 1 and 2", "give one or two")
-    differences = {name: _difference(model, state, name) for name, state in others.items()}
-    for name, difference in differences.items():
-        if _dot(difference, difference) == 0:
+    params = moving(model, others)
+    differences = {name: difference(model, params, state, name) for name, state in others.items()}
+    for name, moved in differences.items():
+        if _dot(moved, moved) == 0:
             raise UsageError(f"the weights of {name} are those of the centre", "give another checkpoint")
-    moved = tuple(_buffer_difference(model, state, name) for name, state in others.items()) if buffers else ()
-    plane = _plane("checkpoints", model, list(differences.values()), moved, orthogonal=orthogonal)
-    return replace(plane, marks=tuple(_mark(plane.axes, name, d) for name, d in differences.items()))
+    along = buffer_differences(model, others) if buffers else ()
+    plane = _plane("checkpoints", params, list(differences.values()), along, orthogonal=orthogonal)
+    return replace(
+        plane,
+        marks=tuple(_mark(plane.axes, name, d) for name, d in differences.items()),
+        notes=unmoved(model, others, moved=buffers),
+    )
 
 
+@as_it_was
 def pca_plane(model: nn.Module, states: Mapping[str, State], axes: int = 2) -> Plane:
     """Return the plane of the principal components of a run's checkpoints, unit vectors, with their places in it.
 
     Li et al. (2018), section 7.2. The components are those of the checkpoints about their mean; the plane goes through
     w, so a checkpoint's coordinates are those of its projection. The sign is such that the first checkpoint has
-    coordinates that are not positive.
+    coordinates that are not positive. Frozen parameters that differ count too. Buffers, such as batch-norm statistics,
+    stay those of w, which the plane's notes say where they differ.
 
     Args:
         model: At w, usually the last of them.
         states: By name, in the order of the run; at least one more than axes, w among them.
         axes: 1 or 2.
     """
-    differences = {name: _difference(model, state, name) for name, state in states.items()}
+    params = moving(model, states)
+    differences = {name: difference(model, params, state, name) for name, state in states.items()}
     if len(differences) < axes + 1:
         raise UsageError(
             f"{len(differences)} checkpoints are there, {axes} components need {axes + 1} or more",
@@ -186,7 +207,7 @@ def pca_plane(model: nn.Module, states: Mapping[str, State], axes: int = 2) -> P
         raise UsageError(
             f"the checkpoints lie in fewer than {axes} dimensions", "give --y none, or checkpoints that differ"
         )
-    like = list(movable(model).values())
+    like = list(params.values())
     directions: list[Vec] = []
     first = vec.flatten(next(iter(differences.values()))).cpu().double()
     for k in range(axes):
@@ -196,17 +217,18 @@ def pca_plane(model: nn.Module, states: Mapping[str, State], axes: int = 2) -> P
         if float(flat @ first) > 0:
             flat = -flat
         directions.append([piece.to(p) for piece, p in zip(vec.unflatten(flat, like), like, strict=True)])
-    plane = _plane("pca", model, directions, ())
+    plane = _plane("pca", params, directions, ())
     return replace(
         plane,
         marks=tuple(_mark(plane.axes, name, d) for name, d in differences.items()),
         values=tuple(size / sum(size for size in sizes if size > 0) for size in sizes[:axes]),
+        notes=unmoved(model, states, moved=False),
     )
 
 
 def _plane(
     kind: Kind,
-    model: nn.Module,
+    names: Iterable[str],
     directions: list[Vec],
     buffers: tuple[dict[str, Tensor], ...],
     *,
@@ -227,8 +249,7 @@ def _plane(
         if buffers:
             mixed = {name: stretch * (b - share * buffers[0][name]) for name, b in buffers[1].items()}
             buffers = (buffers[0], mixed)
-    names = tuple(movable(model))
-    return Plane(kind, names, tuple(directions), buffers, norm, ignore, seed, orthogonal, _angle(directions))
+    return Plane(kind, tuple(names), tuple(directions), buffers, norm, ignore, seed, orthogonal, _angle(directions))
 
 
 def _angle(axes: Sequence[Vec]) -> float:
@@ -247,22 +268,6 @@ def _mark(axes: Sequence[Vec], name: str, difference: Vec) -> Mark:
     squared = _dot(difference, difference) - float(solution @ right)
     places = [float(place) for place in solution]
     return Mark(name, places[0], places[1] if len(places) > 1 else 0.0, math.sqrt(max(0.0, squared)))
-
-
-def _difference(model: nn.Module, state: State, where: str) -> Vec:
-    """Return the weights of a checkpoint minus w."""
-    return [_of(state, name, p, where) - p.detach() for name, p in movable(model).items()]
-
-
-def _buffer_difference(model: nn.Module, state: State, where: str) -> dict[str, Tensor]:
-    moved = {name: b for name, b in model.named_buffers() if b.is_floating_point() and name in state}
-    return {name: _of(state, name, b, where) - b for name, b in moved.items()}
-
-
-def _of(state: State, name: str, like: Tensor, where: str) -> Tensor:
-    if name not in state or state[name].shape != like.shape:
-        raise InputError(f"{where} has no {name} of shape {tuple(like.shape)}", "give checkpoints of the same model")
-    return state[name].detach().to(like)
 
 
 def _dot(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

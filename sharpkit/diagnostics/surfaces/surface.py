@@ -20,6 +20,7 @@ from sharpkit.diagnostics.problem import as_batches
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.sharing import portion, require_alike
 from sharpkit.diagnostics.surfaces import tuning
+from sharpkit.diagnostics.surfaces.along import along
 from sharpkit.diagnostics.surfaces.displaced import Displaced, displaced
 from sharpkit.diagnostics.surfaces.frozen import Frozen, frozen
 from sharpkit.diagnostics.surfaces.plane import Plane
@@ -281,9 +282,10 @@ def opened_surface(
     if bn_mode not in get_args(BnMode):
         raise UsageError(f"bn-mode is {bn_mode!r}, allowed are {', '.join(get_args(BnMode))}", "use eval")
     task = as_task(model, loss)
-    given = as_batches(batches)
-    require_alike(model, given, comm)
     with ExitStack() as stack:
+        notes = stack.enter_context(along(model, plane))
+        given = as_batches(batches)
+        require_alike(model, given, comm)
         stack.enter_context(evaluating(model))
         moved = stack.enter_context(displaced(model, plane))
         plain = Surface(task, model, given, moved, Frozen([]), bn_mode, "off", comm)
@@ -292,11 +294,13 @@ def opened_surface(
             raise DivergedError(
                 f"the loss is {checkpoint.loss:g}, allowed is a finite number", "give a model that has not diverged"
             )
+        notes += moved.written()
         moved.move(0.0)
         few = given[0].select_range(0, min(_FEW, given[0].size))
         folds = stack.enter_context(frozen(model, task, few, torch.bfloat16 if amp == "bf16" else None))
         surface = Surface(task, model, given, moved, folds, bn_mode, amp, comm)
         surface.checkpoint = checkpoint
+        surface.notes += notes
         tuning.choose(surface, model, chunk, points)
         if amp == "off":
             _check_centre(surface)
