@@ -75,7 +75,7 @@ def moments(single, size):
 
 
 def draws(rows, sizes):
-    """All ordered draws of batches of the given sizes without replacement; the order within a batch is of no account."""
+    """All ordered draws of batches of given sizes without replacement; the order within a batch does not matter."""
     if not sizes:
         yield ()
         return
