@@ -51,7 +51,7 @@ class HessianConfig(CheckpointConfig):
     runs: int = option(1, "Starting vectors of the estimated part of the density.")
     sigma: float | None = option(None, "Width of the density's Gaussian.", shown="from the spectrum")
     trace: Literal["deflated", "hutchinson", "hutch++", "none"] = option("deflated", "How the trace is estimated.")
-    trace_tol: float = option(0.01, "Relative standard error at which the trace stops.")
+    trace_tol: float = option(0.01, "Relative standard error that the trace aims at.")
     hvp: Literal["auto", "autograd", "fd"] = option("auto", "Products by second derivatives or finite differences.")
     dtype: Literal["auto", "float32", "float64"] = option("auto", "Precision of the products.", shown="the model's")
     memory: str = option("auto", "For graphs and vectors, as 8G.", shown="half of what is free")

@@ -76,6 +76,7 @@ def _trace(result: SpectrumResult) -> dict[str, Any] | None:
     return {
         "value": trace.value,
         "error": trace.error,
+        "interval": list(trace.interval),
         "samples": trace.samples,
         "method": trace.method,
         "parameters": by_name,

@@ -21,7 +21,7 @@ from sharpkit.commands.measure import (
 from sharpkit.commands.result_files import Files
 from sharpkit.commands.sharpness_config import SharpnessConfig
 from sharpkit.core.task import Batch
-from sharpkit.diagnostics.sharpness import SharpnessResult, sharpness
+from sharpkit.diagnostics.sharpness import Estimate, SharpnessResult, sharpness
 from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 
@@ -99,18 +99,22 @@ def document_of(result: SharpnessResult) -> dict[str, Any]:
     }
 
 
+def _pair(found: Estimate) -> list[float]:
+    return [found.value, found.error]
+
+
 def _arrays(result: SharpnessResult) -> dict[str, Any]:
     arrays: dict[str, Any] = {
-        "one_step": list(asdict(result.one_step).values()),
-        "ascent": list(asdict(result.ascent).values()),
-        "average": list(asdict(result.average).values()),
+        "one_step": _pair(result.one_step),
+        "ascent": _pair(result.ascent),
+        "average": _pair(result.average),
         "starts": result.starts,
         "directions": result.directions,
         "loss": result.loss,
         "rho": result.radius,
     }
     if result.m_sharpness is not None:
-        arrays["m_sharpness"] = list(asdict(result.m_sharpness).values())
+        arrays["m_sharpness"] = _pair(result.m_sharpness)
     return arrays
 
 

@@ -54,7 +54,7 @@ class Wanted:
         runs: Starting vectors of the density; of no use where all eigenvalues are known.
         sigma: Width of its Gaussian, in units of the eigenvalues; None chooses.
         trace: How the trace is estimated; None leaves it out.
-        trace_tol: Relative standard error at which it stops.
+        trace_tol: Relative standard error that it aims at.
         trace_products: Products at most for it.
         seed: Of all random vectors.
         backend: Who computes the eigenvalues, and with `pyhessian` the density.
