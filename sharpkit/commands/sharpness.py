@@ -80,12 +80,12 @@ def document_of(result: SharpnessResult) -> dict[str, Any]:
     return {
         "rule": result.rule,
         "rho": result.radius,
-        "one_step": asdict(result.one_step),
-        "ascent": {**asdict(result.ascent), "steps": result.steps, "starts": result.starts.tolist()},
-        "average": {**asdict(result.average), "directions": result.directions.tolist()},
+        "one_step": _estimate(result.one_step),
+        "ascent": {**_estimate(result.ascent), "steps": result.steps, "starts": result.starts.tolist()},
+        "average": {**_estimate(result.average), "directions": result.directions.tolist()},
         "m_sharpness": None
         if result.m_sharpness is None
-        else {**asdict(result.m_sharpness), "m": result.m, "steps": result.m_steps},
+        else {**_estimate(result.m_sharpness), "m": result.m, "steps": result.m_steps},
         "loss": result.loss,
         "samples": result.samples,
         "parameters": result.parameters,
@@ -97,6 +97,10 @@ def document_of(result: SharpnessResult) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "complete": result.complete,
     }
+
+
+def _estimate(found: Estimate) -> dict[str, Any]:
+    return {**asdict(found), "interval": list(found.interval)}
 
 
 def _pair(found: Estimate) -> list[float]:

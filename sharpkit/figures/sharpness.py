@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def rises(results: Mapping[str, SharpnessResult]) -> Figure:
-    """Draw the one-step, the ascent, the piecewise and the average rise of every result with 95 % intervals.
+    """Draw the one-step, the ascent, the piecewise and the average rise of every result with two standard errors.
 
     Args:
         results: By name.
@@ -32,14 +32,13 @@ def rises(results: Mapping[str, SharpnessResult]) -> Figure:
         for k, attribute in enumerate(kinds.values()):
             found: Estimate | None = getattr(result, attribute)
             if found is not None:
-                width = found.interval[1] - found.value
-                label = f"{name}: {result.rule}" if k == 0 else None
+                error = 2 * found.error if found.error == found.error else 0.0
                 axis.errorbar(
-                    k + shift, found.value, width if width == width else 0.0, color=style.colour(i),
-                    marker=style.marker(i), markersize=5, capsize=3, linestyle="none", label=label,
+                    k + shift, found.value, error, color=style.colour(i), marker=style.marker(i), markersize=5,
+                    capsize=3, linestyle="none", label=f"{name}: {result.rule}" if k == 0 else None,
                 )  # fmt: skip
     axis.axhline(0, color="black", linewidth=0.8)
     axis.set_xticks(range(len(kinds)), list(kinds))
-    axis.set_ylabel("rise of the loss, 95 % intervals")
+    axis.set_ylabel(r"rise of the loss, $\pm$ 2 standard errors")
     style.legend_above(figure, axis, 1)
     return figure
