@@ -24,6 +24,7 @@ from sharpkit.diagnostics.curvature.eigenvalues import Eigenpairs, Watch, conver
 from sharpkit.diagnostics.curvature.lanczos import Array, Lanczos
 from sharpkit.diagnostics.curvature.operators import Operator
 from sharpkit.diagnostics.curvature.trace import Trace, TraceMethod, estimate
+from sharpkit.diagnostics.sharing import seed_of
 from sharpkit.errors import UsageError, check_range
 
 Backend = Literal["lanczos", "scipy", "pyhessian"]
@@ -193,7 +194,7 @@ def analyse(
             measures = joined([], exact, operator.size)
         else:
             del lanczos  # its basis makes room for the next
-            measures, exact = _density(operator, asked, pairs, notes, rows=rows, generator=generator, watch=stop)
+            measures, exact = _density(operator, asked, pairs, notes, rows=rows, watch=stop)
     elif asked.density and not measures and early:
         measures = early
         notes.append("the density is a rough one, of the products until the stop, and no eigenvalue is in it exactly")
@@ -227,11 +228,12 @@ def _density(
     notes: list[str],
     *,
     rows: int,
-    generator: torch.Generator,
     watch: Watch,
 ) -> tuple[list[tuple[Array, Array]], Array]:
     """Return nodes and weights of the whole spectrum, one pair per run, and which eigenvalues among them are exact."""
     rest, exact = deflated(operator, pairs)
+    # Vectors of its own: they depend neither on how far the eigenvalues' basis went, nor on where it started.
+    generator = torch.Generator().manual_seed(seed_of(asked.seed, 1))
     left = operator.size - len(exact)
     steps = min(max(asked.steps - len(exact), 2), left)
     runs = further_runs(rest, steps, asked.runs, rows=rows, generator=generator, watch=watch) if left else []

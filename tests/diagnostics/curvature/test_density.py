@@ -145,6 +145,51 @@ def test_a_run_has_as_many_nodes_as_asked_for_the_exact_ones_among_them():
         np.testing.assert_allclose(weights[nodes > 5], 1 / 200, rtol=1e-12)
 
 
+def stopped(products, **wanted):
+    operator = Matrix(rotated(SPECTRA["outliers"]))
+    asked = Wanted(density=True, steps=60, runs=3, copies=False, tol=1e-6, **wanted)
+    return analyse(operator, asked, sizes=[200], rows=500, watch=lambda done, _: done < products)
+
+
+def test_a_density_that_is_stopped_says_what_it_is_of():
+    whole = stopped(10_000)
+    first = stopped(50)
+    assert (len(first.density.nodes), first.complete) == (1, False)
+    assert "the density is of 1 of 3 runs" in first.notes
+    assert any("the density was stopped after" in note and "of 55 steps" in note for note in first.notes)
+    np.testing.assert_allclose(first.density.exact, whole.density.exact, rtol=1e-9)
+    second = stopped(110)
+    assert [len(n) for n in second.density.nodes] == [60]
+    np.testing.assert_array_equal(second.density.nodes[0], whole.density.nodes[0])
+    rough = stopped(6)
+    assert rough.density.weights[0].sum() == pytest.approx(1)
+    assert len(rough.density.exact) == 0
+    assert any("rough" in note for note in rough.notes)
+
+
+def test_memory_for_fewer_steps_is_said():
+    operator = Matrix(rotated(SPECTRA["outliers"]))
+    asked = Wanted(density=True, steps=60, copies=False, tol=1e-6)
+    found = analyse(operator, asked, sizes=[200], rows=31)
+    assert [len(n) for n in found.density.nodes] == [35]
+    assert "memory has room for 30 of 55 steps of the density" in found.notes
+    assert not any("stopped" in note for note in found.notes)
+
+
+def test_other_eigensolvers_eigenvalues_are_exact_in_it_too():
+    from sharpkit.diagnostics.curvature.backends import arpack
+
+    operator = Matrix(rotated(SPECTRA["outliers"]))
+    found = analyse(
+        operator,
+        Wanted(density=True, steps=40, bottom=1),
+        sizes=[200],
+        rows=500,
+        elsewhere=lambda a: (arpack(a, 5, bottom=1, tol=1e-9, seed=0), []),
+    )
+    np.testing.assert_allclose(found.density.exact, [50, 40, 30, 20, 10, -1], rtol=1e-8)
+
+
 def test_a_small_matrix_gives_all_its_eigenvalues():
     values = [9.0, 3, 3, 1, 0, 0, 0, -2]
     density = analysed(values, top=3, runs=5).density
