@@ -140,6 +140,7 @@ def test_the_error_of_the_loss_at_a_point_covers_it():
     assert all(nominal(c) for c in covered)
 
 
+@pytest.mark.slow
 def test_an_accepted_interpolant_is_off_on_no_more_cells_than_it_says():
     """Of n held-out cells all agree with a probability of 5 % at most where a part 1 - 0.05^(1/n) of all is off.
 

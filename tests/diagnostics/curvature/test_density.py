@@ -120,13 +120,13 @@ def test_every_converged_eigenvalue_has_its_mass(name, runs):
 def test_moments_are_those_of_the_dense_matrix(name):
     """Within four standard errors of the mean over independent runs, whatever the multiplicities."""
     values = np.array(SPECTRA[name])
-    density = analysed(values, runs=40, bottom=2).density
+    density = analysed(values, runs=20, bottom=2).density
     for power in (1, 2):
         each = [w @ n**power for n, w in zip(density.nodes, density.weights, strict=True)]
         error = np.std(each, ddof=1) / len(each) ** 0.5
         exact = (values**power).mean()
         assert np.mean(each) == pytest.approx(exact, abs=4 * error + 1e-9 * abs(exact))
-        alone = [w @ n**power for n, w in runs_of(Matrix(rotated(values)), 30, 40)]
+        alone = [w @ n**power for n, w in runs_of(Matrix(rotated(values)), 30, 20)]
         assert np.std(each) < np.std(alone) / 2 or np.std(each) < 1e-3 * abs(exact)
 
 
