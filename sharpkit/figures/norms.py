@@ -54,9 +54,7 @@ def _histogram(axis: Any, found: Normality, colour: str) -> None:
 
 def _quantiles(axis: Any, found: Normality, colour: str) -> None:
     x = found.theoretical
-    axis.fill_between(
-        x, found.low, found.high, color="0.85", linewidth=0, label="95 % of normal samples or more, pointwise"
-    )
+    axis.fill_between(x, found.low, found.high, color="0.85", linewidth=0, label="95 % of normal samples, pointwise")
     axis.plot(x, found.intercept + found.slope * x, color="black", linewidth=1.2, label="fitted line")
     axis.plot(x, found.ordered, ".", color=colour, markersize=3.5, label="batches")
     axis.set_xlabel("quantile of the standard normal")

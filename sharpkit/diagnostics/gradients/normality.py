@@ -48,8 +48,8 @@ class Normality:
         ordered: (n,); the numbers in order.
         slope: Of the line of least squares through the Q-Q plot: the standard deviation of the fitted normal.
         intercept: Of the same line: its mean.
-        low: (n,); 2.5 % quantiles of the order statistics of n numbers of the fitted normal.
-        high: (n,); 97.5 % quantiles of the same; pointwise, so that some of 400 points lie outside.
+        low: (n,); below it lie 2.5 % of the i-th of n normal numbers whose fitted line is this one.
+        high: (n,); above it lie 2.5 % of them; pointwise, so that some of 400 points lie outside.
         shapiro_count: Numbers that Shapiro and Wilk's test used, drawn at random without replacement where not all.
     """
 
@@ -70,11 +70,7 @@ class Normality:
 
     @property
     def outside(self) -> int:
-        """How many points of the Q-Q plot are outside the envelope: of normal numbers one in twenty or fewer.
-
-        The envelope is that of a normal distribution which is known. The line through the plot is fitted to the same
-        numbers, so its middle part lies nearer to them.
-        """
+        """How many points of the Q-Q plot are outside the envelope; one in twenty is expected."""
         return int(((self.ordered < self.low) | (self.ordered > self.high)).sum())
 
     @property
@@ -142,17 +138,22 @@ def _stats() -> Any:
 
 
 def _order_statistics(count: int) -> tuple[Array, Array, Array]:
-    """Return the medians of standard normal order statistics, and the ends of their central 95 %.
+    """Return the medians of standard normal order statistics, and the ends of 95 % of them about the fitted line.
 
-    The i-th of n uniform order statistics has the distribution Beta(i, n - i + 1).
+    The i-th of n uniform order statistics has the distribution Beta(i, n - i + 1). Mean and deviation of the same n
+    numbers are independent of the residuals about their line (Basu, 1955), so these have the variance
+    Var(z_i) - 1/n - m_i^2 / 2n, m_i the median, to first order in 1/n; the ends are drawn in by its square root.
     """
     stats = _stats()
     i = np.arange(1, count + 1)
     medians = (i - 0.3175) / (count + 0.365)
     medians[-1:] = 0.5 ** (1 / max(count, 1))
     medians[:1] = 1 - medians[-1:]
-    ends = [stats.norm.ppf(stats.beta.ppf(q, i, count - i + 1)) for q in (0.025, 0.975)]
-    return stats.norm.ppf(medians), ends[0], ends[1]
+    medians = stats.norm.ppf(medians)
+    low, high = (stats.norm.ppf(stats.beta.ppf(q, i, count - i + 1)) for q in (0.025, 0.975))
+    variance = ((high - low) / (2 * stats.norm.ppf(0.975))) ** 2
+    factor = np.sqrt(np.maximum(0, 1 - (1 + medians**2 / 2) / (count * variance)))
+    return medians, medians + factor * (low - medians), medians + factor * (high - medians)
 
 
 def _part(values: Array, seed: int) -> Array:
