@@ -68,7 +68,7 @@ def ours(**options: object) -> Contender:
 
 
 def our_density(model: nn.Module, x: Tensor, y: Tensor) -> Outcome:
-    """Return the largest nodes of our density of 100 steps, which gives the eigenvalues too."""
+    """Return the largest nodes of our density of 100 nodes, which holds the eigenvalues."""
     found = hessian(model, functional.cross_entropy, [(x, y)], density=True, verify=False, copies=False, tol=1e-3)
     return Outcome(found.density.nodes[0][::-1][:5], found.products)
 

@@ -67,12 +67,17 @@ def _table(results: Mapping[str, GradNormResult], terminal: Terminal, test: str)
     ]
     if test in ("both", "shapiro"):
         rows.append(["Shapiro-Wilk W", *(f"{f.shapiro.statistic:.5f} (p = {f.shapiro.p:.2g})" for f in found)])
+        if any(f.shapiro_count < len(f.ordered) for f in found):
+            rows.append(["numbers it used, at random", *(f"{f.shapiro_count:,} of {len(f.ordered):,}" for f in found)])
     if test in ("both", "anderson"):
         rows.append(["Anderson-Darling A²", *(f"{f.anderson.statistic:.4f} (p = {f.anderson.p:.2g})" for f in found)])
     rows += [
         ["outside the 95 % envelope", *(f"{f.outside} of {len(f.ordered)}" for f in found)],
         ["%SAM, if they were normal", *(f"{100 * s.nominal_averaged:.1f}" for s in shares)],
-        ["%SAM, as they are", *(f"{100 * s.empirical_averaged:.1f} ± {100 * s.error:.1f}" for s in shares)],
+        [
+            "%SAM, as they are (± of the simulation)",
+            *(f"{100 * s.empirical_averaged:.1f} ± {100 * s.error:.1f}" for s in shares),
+        ],
         ["verdict", *(f.verdict for f in found)],
     ]
     share = shares[0]

@@ -74,6 +74,9 @@ def _tables(results: Mapping[str, Spectra], terminal: Terminal) -> None:
     ]
     if any(s.trace for s in spectra):
         rows.append(["trace", *(f"{s.trace.value:.5g} ± {s.trace.error:.2g}" if s.trace else "" for s in spectra)])
+        rows.append(
+            ["95 % interval", *("{:.5g} to {:.5g}".format(*s.trace.interval) if s.trace else "" for s in spectra)]
+        )
     if any(s.density for s in spectra):
         rows.append(["width of the Gaussian", *(f"{s.density.sigma:.3g}" if s.density else "" for s in spectra)])
     rows.append(["loss", *(f"{s.loss:.5g}" for s in spectra)])

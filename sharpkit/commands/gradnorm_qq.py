@@ -82,7 +82,7 @@ def document_of(result: GradNormResult, config: GradNormConfig) -> dict[str, Any
     """Return a result as plain data."""
     found, share = result.normality, result.share
     tests = {
-        "shapiro": {"statistic": found.shapiro.statistic, "p": found.shapiro.p},
+        "shapiro": {"statistic": found.shapiro.statistic, "p": found.shapiro.p, "count": found.shapiro_count},
         "anderson": {"statistic": found.anderson.statistic, "p": found.anderson.p},
     }
     return {

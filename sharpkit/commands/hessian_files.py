@@ -76,6 +76,7 @@ def _trace(result: SpectrumResult) -> dict[str, Any] | None:
     return {
         "value": trace.value,
         "error": trace.error,
+        "interval": list(trace.interval),
         "samples": trace.samples,
         "method": trace.method,
         "parameters": by_name,
@@ -90,7 +91,13 @@ def _density(result: SpectrumResult) -> dict[str, Any] | None:
         {"nodes": nodes.tolist(), "weights": weights.tolist()}
         for nodes, weights in zip(density.nodes, density.weights, strict=True)
     ]
-    return {"sigma": density.sigma, "runs": runs}
+    known = len(density.exact)
+    return {
+        "sigma": density.sigma,
+        "exact": {"eigenvalues": density.exact.tolist(), "weight": 1 / result.parameters},
+        "estimated_weight": (result.parameters - known) / result.parameters,
+        "runs": runs,
+    }
 
 
 def arrays_of(spectra: Spectra) -> dict[str, Any]:
@@ -114,6 +121,7 @@ def arrays_of(spectra: Spectra) -> dict[str, Any]:
     if result.density is not None:
         density = result.density
         held |= {"grid": density.grid, "density": density.mean, "spread": density.spread, "sigma": density.sigma}
+        held["exact"] = density.exact
         for k, (nodes, weights) in enumerate(zip(density.nodes, density.weights, strict=True)):
             held[f"nodes{k}"], held[f"weights{k}"] = nodes, weights
     return held

@@ -21,7 +21,7 @@ from sharpkit.commands.measure import (
 from sharpkit.commands.result_files import Files
 from sharpkit.commands.sharpness_config import SharpnessConfig
 from sharpkit.core.task import Batch
-from sharpkit.diagnostics.sharpness import SharpnessResult, sharpness
+from sharpkit.diagnostics.sharpness import Estimate, SharpnessResult, sharpness
 from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 
@@ -80,12 +80,17 @@ def document_of(result: SharpnessResult) -> dict[str, Any]:
     return {
         "rule": result.rule,
         "rho": result.radius,
-        "one_step": {**asdict(result.one_step), "bound": "lower"},
-        "ascent": {**asdict(result.ascent), "bound": "lower", "steps": result.steps, "starts": result.starts.tolist()},
-        "average": {**asdict(result.average), "directions": result.directions.tolist()},
+        "one_step": {**_estimate(result.one_step), "bound": "lower"},
+        "ascent": {
+            **_estimate(result.ascent),
+            "bound": "lower",
+            "steps": result.steps,
+            "starts": result.starts.tolist(),
+        },
+        "average": {**_estimate(result.average), "directions": result.directions.tolist()},
         "m_sharpness": None
         if result.m_sharpness is None
-        else {**asdict(result.m_sharpness), "bound": "lower", "m": result.m, "steps": result.m_steps},
+        else {**_estimate(result.m_sharpness), "bound": "lower", "m": result.m, "steps": result.m_steps},
         "loss": result.loss,
         "samples": result.samples,
         "parameters": result.parameters,
@@ -100,18 +105,26 @@ def document_of(result: SharpnessResult) -> dict[str, Any]:
     }
 
 
+def _estimate(found: Estimate) -> dict[str, Any]:
+    return {**asdict(found), "interval": list(found.interval)}
+
+
+def _pair(found: Estimate) -> list[float]:
+    return [found.value, found.error]
+
+
 def _arrays(result: SharpnessResult) -> dict[str, Any]:
     arrays: dict[str, Any] = {
-        "one_step": list(asdict(result.one_step).values()),
-        "ascent": list(asdict(result.ascent).values()),
-        "average": list(asdict(result.average).values()),
+        "one_step": _pair(result.one_step),
+        "ascent": _pair(result.ascent),
+        "average": _pair(result.average),
         "starts": result.starts,
         "directions": result.directions,
         "loss": result.loss,
         "rho": result.radius,
     }
     if result.m_sharpness is not None:
-        arrays["m_sharpness"] = list(asdict(result.m_sharpness).values())
+        arrays["m_sharpness"] = _pair(result.m_sharpness)
     return arrays
 
 

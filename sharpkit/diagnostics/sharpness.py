@@ -20,6 +20,7 @@ from sharpkit.core.shape import offset
 from sharpkit.core.still import Still
 from sharpkit.core.task import LossFunction, Task, joined
 from sharpkit.diagnostics.ascent import Ball, climb, mean
+from sharpkit.diagnostics.intervals import half_width
 from sharpkit.diagnostics.problem import BnMode, Problem, opened
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.sharing import gathered, rounds, spread, unanimous
@@ -32,10 +33,23 @@ Watch = Callable[[int, int], bool]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A rise of the loss with its standard error, NaN where there is none."""
+    """A mean rise of the loss with its standard error, NaN where there is none.
+
+    Args:
+        value: The mean.
+        error: Its standard error.
+        count: Number of values that it is the mean of: samples, directions or pieces.
+    """
 
     value: float
     error: float
+    count: int = 0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval by Student's t; NaN where there is no standard error."""
+        width = half_width(self.error, self.count)
+        return self.value - width, self.value + width
 
 
 @dataclass(frozen=True)
@@ -295,4 +309,4 @@ def _averaged(values: list[float]) -> Estimate:
         return Estimate(math.nan, math.nan)
     many = len(values) > 1 and all(math.isfinite(v) for v in values)
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if many else math.nan
-    return Estimate(sum(values) / len(values), error)
+    return Estimate(sum(values) / len(values), error, len(values))

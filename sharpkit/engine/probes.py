@@ -48,6 +48,7 @@ class Probes:
         generator = torch.Generator().manual_seed((config.seed + _SEED) % 2**63)
         count = check_count("probe-samples", config.probe_samples, "all")
         samples = session.splits.train
+        self._population = len(samples)
         self._exact = count is None or count >= len(samples)
         if not self._exact:
             samples = samples.take(torch.randperm(len(samples), generator=generator)[:count])
@@ -92,6 +93,7 @@ class Probes:
             self._task,
             self._samples.batches(self._plan),
             exact=self._exact,
+            population=self._population,
             watch=watch,
         )
         return {"grad_norm_sq": found.norm, "grad_var": found.variance, "full_grad_sq": found.full}

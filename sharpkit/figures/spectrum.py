@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpkit.diagnostics.curvature.density import Density, broaden
+from sharpkit.diagnostics.curvature.density import Density, broaden, grid_of
 from sharpkit.diagnostics.curvature.spectrum import SpectrumResult
 from sharpkit.figures import style
 
@@ -19,9 +19,10 @@ _FLOOR = 1e-6
 
 
 def spectrum(results: Mapping[str, SpectrumResult]) -> Figure:
-    """Draw a panel for every result: its density on a logarithmic scale, mean and band over runs, outliers marked.
+    """Draw a panel for every result: its density on a logarithmic scale, mean and band over runs, eigenvalues marked.
 
-    All panels have the same axes and the same broadening, the widest that was chosen, so that heights can be compared.
+    The floor is low enough for the mass 1/P of one eigenvalue to be seen. All panels have the same axes and the same
+    broadening, the widest that was chosen, so that heights can be compared.
 
     Args:
         results: By name; those without a density show their eigenvalues alone.
@@ -44,9 +45,9 @@ def spectrum(results: Mapping[str, SpectrumResult]) -> Figure:
             axis.set_ylabel("density")
         else:
             axis.set_yticks([])
-        for k, value in enumerate(result.eigenvalues):
-            axis.axvline(float(value), 0, 0.06, color="black", linewidth=1.2, label="eigenvalues" if k == 0 else None)
+        _draw_ticks(axis, result)
         axis.set_title(_title(name, result), fontsize=style.TITLE, loc="left")
+    _legend(figure, axes)
     axes[-1].set_xlabel(f"eigenvalue of the {_NAMES[next(iter(results.values())).kind]}")
     return figure
 
@@ -60,25 +61,51 @@ def _common(results: Mapping[str, SpectrumResult]) -> dict[str, Density]:
     if not own:
         return {}
     sigma = max(density.sigma for density in own.values())
-    low = min(float(n[0]) for density in own.values() for n in density.nodes) - 5 * sigma
-    high = max(float(n[-1]) for density in own.values() for n in density.nodes) + 5 * sigma
-    grid = np.linspace(low, high, 2048)
-    return {
-        name: broaden(list(zip(density.nodes, density.weights, strict=True)), sigma, grid)
-        for name, density in own.items()
-    }
+    measures = {name: list(zip(density.nodes, density.weights, strict=True)) for name, density in own.items()}
+    grid = grid_of([pair for pairs in measures.values() for pair in pairs], sigma, points=2048)
+    return {name: broaden(pairs, sigma, grid, exact=own[name].exact) for name, pairs in measures.items()}
 
 
 def _draw_density(axis: Any, density: Density, colour: str, floor: float) -> None:
     mean = np.maximum(density.mean, floor)
     axis.fill_between(density.grid, floor, mean, color=colour, alpha=0.25, linewidth=0)
-    axis.plot(density.grid, mean, color=colour, linewidth=1.2)
-    if len(density.nodes) > 1:
-        upper, lower = density.mean + density.spread, np.maximum(density.mean - density.spread, floor)
-        axis.fill_between(density.grid, lower, np.maximum(upper, floor), color=colour, alpha=0.35, linewidth=0)
+    axis.plot(density.grid, mean, color=colour, linewidth=1.2, label="density")
+    runs, known = len(density.nodes), len(density.exact)
+    if runs > 1:
+        upper, lower = density.mean + density.error, np.maximum(density.mean - density.error, floor)
+        axis.fill_between(
+            density.grid, lower, np.maximum(upper, floor), color=colour, alpha=0.35, linewidth=0,
+            label=r"$\pm$ 1 standard error over the runs",
+        )  # fmt: skip
+    rest = f"the rest from {runs} run{'s' * (runs > 1)}" if known < len(density.nodes[0]) else "no others"
     axis.annotate(
-        f"Gaussian of width {density.sigma:.2g}, {len(density.nodes)} run{'s' * (len(density.nodes) > 1)}",
+        f"Gaussian of width {density.sigma:.2g}, {known} eigenvalue{'s' * (known != 1)} exact, {rest}",
         (0.99, 0.9), xycoords="axes fraction", ha="right", fontsize=style.SMALL, color=style.GREY,
+    )  # fmt: skip
+
+
+def _draw_ticks(axis: Any, result: SpectrumResult) -> None:
+    """Mark the eigenvalues that were computed; those that have not converged are dotted."""
+    ends = [(result.eigenvalues, result.converged)]
+    if result.smallest is not None:
+        ends.append((result.smallest.values, result.smallest.converged))
+    for values, converged in ends:
+        for value, good in zip(values.tolist(), converged.tolist(), strict=True):
+            axis.axvline(
+                value, 0, 0.06, color="black", linewidth=1.2, linestyle="-" if good else ":",
+                label="computed eigenvalues" if good else "eigenvalues that have not converged",
+            )  # fmt: skip
+
+
+def _legend(figure: Figure, axes: Any) -> None:
+    """Put one legend above all panels, each label once."""
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside upper left", ncols=len(entries), fontsize=style.SMALL,
+        frameon=False,
     )  # fmt: skip
 
 

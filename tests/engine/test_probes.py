@@ -135,6 +135,34 @@ def test_values_are_those_of_the_checkpoint(tmp_path):
     assert last["lambda_max"] == pytest.approx(float(found.eigenvalues[0]), rel=1e-3)
 
 
+def test_moments_from_a_part_of_the_samples_are_those_of_all_training_samples(tmp_path):
+    """Against the formulas of sampling without replacement, in numpy."""
+    config = TrainConfig(
+        model="mlp", limit=200, batch_size=45, epochs=1, threads="1", probe="grad-norm,grad-var,full-grad",
+        probe_samples="100",
+    )  # fmt: skip
+    seen = []
+    original = probes.Probes.__init__
+
+    def spy(self, session):
+        original(self, session)
+        seen.append((self._samples, self._plan, len(session.splits.train)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(probes.Probes, "__init__", spy)
+        run(config, tmp_path / "r")
+    last = records(tmp_path / "r")[-1]
+    ((part, plan, population),) = seen
+    model, _ = of_checkpoint(tmp_path / "r")
+    batches = [batch for batch in part.batches(plan) if batch.size == 45]
+    g = np.stack([flat_gradient(model, batch.inputs, batch.targets).numpy() for batch in batches])
+    spread = g.var(0, ddof=1).sum()
+    assert (len(g), population) == (2, 180)
+    assert last["grad_norm_sq"] == pytest.approx((g**2).sum(1).mean(), rel=1e-4)
+    assert last["grad_var"] == pytest.approx((1 - 45 / 180) * spread, rel=1e-4)
+    assert last["full_grad_sq"] == pytest.approx(g[0] @ g[1] + 45 / 180 * spread, rel=1e-3)
+
+
 def test_the_look_ahead_gradient_is_compared_on_its_own_batch(tmp_path):
     config = TrainConfig(
         model="mlp", limit=200, batch_size=45, epochs=1, threads="1", opt="sampa", probe="xy-grad,cosine"

@@ -57,16 +57,35 @@ def hessian(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> Graph
 
 
 def gauss_newton(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> Graph:
-    """Return products with sum_{i in batch} J_i^T (d^2 l_i / df^2) J_i / N."""
+    """Return products with the Hessian of sum_{i in batch} l_i / N where the outputs f are linear in the weights.
+
+    That is sum_i J_i^T (d^2 l_i / df^2) J_i / N for losses of the outputs alone. With a penalty among the losses,
+    l_i(f(w), w), it has the terms of the second derivatives by w, and by f and w, too.
+    """
     outputs = problem.outputs(batch)
     seen = outputs.detach().requires_grad_()
-    slope = _grad([problem.task.losses(seen, batch).sum() / problem.samples], [seen], None, create=True)
-    inspect(slope)
+    loss = problem.task.losses(seen, batch).sum() / problem.samples
+    if not _reaches([loss], problem.params):
+        slope = _grad([loss], [seen], None, create=True)
+        inspect(slope)
 
-    def curve(pushed: Tensor, keep: bool) -> Tensor:
-        return _grad(slope, [seen], [pushed], keep=keep)[0]
+        def curve(pushed: Tensor, keep: bool) -> Tensor:
+            return _grad(slope, [seen], [pushed], keep=keep)[0]
 
-    return _sandwich(outputs, problem, batch, curve, inspect)
+        return _sandwich(outputs, problem, batch, curve, inspect)
+
+    points = [seen, *problem.params]
+    slopes = _grad([loss], points, None, create=True)
+    inspect(slopes)
+    push, pull = _jacobian(outputs, problem, batch, inspect)
+
+    def apply(vector: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
+        problem.passes.backward += 2 * batch.size
+        # Kept, for a penalty on what the model computes on the way shares its graph with the outputs.
+        by_output, *direct = _grad(slopes, points, [push(vector), *vector], keep=True)
+        return [a + b for a, b in zip(pull(by_output, keep), direct, strict=True)]
+
+    return apply
 
 
 def fisher(problem: Problem, batch: Batch, inspect: Inspect = _accept) -> Graph:
@@ -84,18 +103,43 @@ BUILDERS: dict[str, Callable[..., Graph]] = {
 def _sandwich(
     outputs: Tensor, problem: Problem, batch: Batch, middle: Callable[[Tensor, bool], Tensor], inspect: Inspect
 ) -> Graph:
-    """Return products with J^T M J; J v is the derivative of u -> J^T u, which is linear, applied to v."""
+    """Return products with J^T M J."""
+    push, pull = _jacobian(outputs, problem, batch, inspect)
+
+    def apply(vector: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
+        problem.passes.backward += 2 * batch.size
+        return pull(middle(push(vector), keep), keep)
+
+    return apply
+
+
+def _jacobian(
+    outputs: Tensor, problem: Problem, batch: Batch, inspect: Inspect
+) -> tuple[Callable[[Sequence[Tensor]], Tensor], Callable[[Tensor, bool], Sequence[Tensor]]]:
+    """Return v -> J v and u -> J^T u; J v is the derivative of u -> J^T u, which is linear, applied to v."""
     u = torch.zeros_like(outputs, requires_grad=True)
     pulled = _grad([outputs], problem.params, [u], create=True)
     problem.passes.backward += batch.size
     inspect(pulled)
+    return (
+        lambda vector: _grad(pulled, [u], vector, keep=True)[0],
+        lambda image, keep: _grad([outputs], problem.params, [image], keep=keep),
+    )
 
-    def apply(vector: Sequence[Tensor], keep: bool) -> Sequence[Tensor]:
-        problem.passes.backward += 2 * batch.size
-        pushed = _grad(pulled, [u], vector, keep=True)[0]
-        return _grad([outputs], problem.params, [middle(pushed, keep)], keep=keep)
 
-    return apply
+def _reaches(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> bool:
+    """Return whether outputs depend on inputs, which are leaves, by the graph alone."""
+    leaves = {id(t) for t in inputs}
+    waiting: list[Any] = [t.grad_fn for t in outputs if t.grad_fn is not None]
+    seen: set[Any] = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if id(getattr(node, "variable", None)) in leaves:
+            return True
+        further = [after for after, _ in node.next_functions if after is not None and after not in seen]
+        seen.update(further)
+        waiting += further
+    return False
 
 
 def _grad(

@@ -55,6 +55,7 @@ class Lanczos:
         block: How many vectors it starts from.
         lead: Half of the first one, (P,), of any length but zero; the other half stays random, so that no eigenvector
             is left out. None makes it random.
+        start: The first vector, (P,), of any length but zero; None draws it.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Lanczos:
         generator: torch.Generator,
         block: int = 1,
         lead: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> None:
         self.operator = operator
         self.steps = 0
@@ -79,7 +81,7 @@ class Lanczos:
         self._spare: Tensor | None = None
         self._reserve(self.block)
         for i in range(self.block):
-            self._vectors[i] = self._random(i)
+            self._vectors[i] = self._random(i) if start is None or i else start / reductions.norm(start)
         if lead is not None and (length := float(reductions.norm(lead))) > 0:
             first = self._vectors[0] + lead / length
             self._vectors[0] = first / reductions.norm(first)

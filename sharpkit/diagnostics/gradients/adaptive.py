@@ -32,7 +32,8 @@ class AeSamShare:
         empirical: The same mean of P(z >= c) for the measured z = (n - mean) / std.
         nominal_averaged: With AE-SAM's own running averages, for normal norms of the same mean and deviation.
         empirical_averaged: With its own running averages, for draws from the measured norms.
-        error: The standard error of the last two, which are simulated.
+        error: The standard error of the last two over the simulated runs, the larger of the two; that the norms are a
+            sample is not in it.
     """
 
     lam1: float
@@ -72,7 +73,7 @@ def ae_sam_share(
         return AeSamShare(lam1, lam2, delta, nominal(lam1, lam2), nan, nan, nan, nan)
     draw, shape = np.random.default_rng(seed), (_BEFORE + STEPS, RUNS)
     shares = [
-        simulated(norms, lam1, lam2, delta, before=_BEFORE)
+        _share_of_each(norms, lam1, lam2, delta, before=_BEFORE)
         for norms in (draw.normal(mean, std, shape), draw.choice(values, shape))
     ]
     return AeSamShare(
@@ -81,10 +82,10 @@ def ae_sam_share(
         delta=delta,
         nominal=nominal(lam1, lam2),
         empirical=_empirical((values - mean) / std, lam1, lam2),
-        nominal_averaged=shares[0],
-        empirical_averaged=shares[1],
-        # Neighbouring steps share their averages, but hardly their decisions.
-        error=math.sqrt(max(s * (1 - s) for s in shares) / (STEPS * RUNS)),
+        nominal_averaged=float(shares[0].mean()),
+        empirical_averaged=float(shares[1].mean()),
+        # Over the runs, which are independent: decisions of neighbouring steps are not, for they share their averages.
+        error=max(float(s.std(ddof=1)) for s in shares) / math.sqrt(RUNS),
     )
 
 
@@ -111,7 +112,7 @@ def _empirical(z: Array, lam1: float, lam2: float) -> float:
 
 
 def simulated(norms: Array, lam1: float, lam2: float, delta: float, *, before: int = 0) -> float:
-    """Return the share of perturbed steps of runs with given squared norms.
+    """Return the share of perturbed steps of runs with given squared norms, over all runs.
 
     Args:
         norms: (before + steps, runs).
@@ -120,11 +121,16 @@ def simulated(norms: Array, lam1: float, lam2: float, delta: float, *, before: i
         delta: Weight of the past in the averages.
         before: Steps that do not count.
     """
+    return float(_share_of_each(norms, lam1, lam2, delta, before=before).mean())
+
+
+def _share_of_each(norms: Array, lam1: float, lam2: float, delta: float, *, before: int) -> Array:
+    """Return the share of perturbed steps of every run, (runs,)."""
     mean, variance = np.zeros(norms.shape[1]), np.full(norms.shape[1], START_VARIANCE)
-    perturbed, steps = 0, len(norms) - before
+    perturbed, steps = np.zeros(norms.shape[1]), len(norms) - before
     for t, n in enumerate(norms, -before):
         mean, variance = averaged(mean, variance, n, delta)
         if t >= 0:
             threshold = t / steps * lam1 + (1 - t / steps) * lam2
-            perturbed += int((n >= mean + threshold * np.sqrt(variance)).sum())
-    return perturbed / (steps * norms.shape[1])
+            perturbed += n >= mean + threshold * np.sqrt(variance)
+    return perturbed / steps

@@ -44,7 +44,7 @@ class GradNormResult:
         lam1: AE-SAM's threshold at the end of a run.
         lam2: Its threshold at the beginning.
         delta: The weight of the past in its averages.
-        seed: Of the simulated run.
+        seed: Of the simulated runs, and of the numbers that Shapiro and Wilk's test uses of more than 5,000.
         bn_mode: How batch norm normalised.
         dropout: Whether dropout acted.
         dtype: The type of the gradients; squares are added up in float64.
@@ -70,7 +70,7 @@ class GradNormResult:
     @cached_property
     def normality(self) -> Normality:
         """How near they are to a normal distribution."""
-        return normality(self.values)
+        return normality(self.values, seed=self.seed)
 
     @cached_property
     def share(self) -> AeSamShare:

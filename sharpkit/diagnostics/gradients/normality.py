@@ -16,7 +16,7 @@ FEWEST = 8
 """Numbers that tests and moments need."""
 
 _MOST_FOR_SHAPIRO = 5000
-"""Beyond it the p-value of Shapiro and Wilk's test is not calibrated."""
+"""Beyond it the p-value of Shapiro and Wilk's test is not calibrated; so many are drawn at random then."""
 
 LEVEL = 0.05
 """At which a test rejects."""
@@ -42,14 +42,15 @@ class Normality:
         skewness: E z^3; 0 for a normal distribution, with a standard error of about (6 / n)^(1/2).
         kurtosis: E z^4 - 3; 0 for a normal distribution, with a standard error of about (24 / n)^(1/2).
         r_qq: The correlation of the Q-Q plot (Filliben 1975); 1 for a normal distribution.
-        shapiro: Shapiro and Wilk's W.
+        shapiro: Shapiro and Wilk's W, of at most 5,000 of the numbers.
         anderson: Anderson and Darling's A^2 with mean and variance estimated, and its p-value by Stephens (1986).
         theoretical: (n,); the medians of the order statistics of n standard normal numbers, by Filliben.
         ordered: (n,); the numbers in order.
         slope: Of the line of least squares through the Q-Q plot: the standard deviation of the fitted normal.
         intercept: Of the same line: its mean.
-        low: (n,); 2.5 % quantiles of the order statistics of n numbers of the fitted normal.
-        high: (n,); 97.5 % quantiles of the same; pointwise, so that some of 400 points lie outside.
+        low: (n,); below it lie 2.5 % of the i-th of n normal numbers whose fitted line is this one.
+        high: (n,); above it lie 2.5 % of them; pointwise, so that some of 400 points lie outside.
+        shapiro_count: Numbers that Shapiro and Wilk's test used, drawn at random without replacement where not all.
     """
 
     mean: float
@@ -65,6 +66,7 @@ class Normality:
     intercept: float
     low: Array
     high: Array
+    shapiro_count: int = 0
 
     @property
     def outside(self) -> int:
@@ -84,7 +86,8 @@ class Normality:
             return f"{count} numbers are too few to tell"
         if math.isnan(self.r_qq):
             return "all numbers are equal"
-        tests = f"Shapiro-Wilk p = {self.shapiro.p:.2g}, Anderson-Darling p = {self.anderson.p:.2g}"
+        part = f" ({self.shapiro_count:,} of {count:,} at random)" if self.shapiro_count < count else ""
+        tests = f"Shapiro-Wilk p = {self.shapiro.p:.2g}{part}, Anderson-Darling p = {self.anderson.p:.2g}"
         if not self.rejected:
             return f"nothing speaks against a normal distribution at the 5 % level ({tests})"
         side = "right" if self.skewness > 0 else "left"
@@ -93,11 +96,12 @@ class Normality:
         return f"not normal at the 5 % level ({tests}); {shape}"
 
 
-def normality(values: Array) -> Normality:
+def normality(values: Array, *, seed: int = 0) -> Normality:
     """Return how near numbers are to a normal distribution.
 
     Args:
         values: (n,), finite.
+        seed: Of the draw of 5,000 numbers for Shapiro and Wilk's test, where there are more.
     """
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     count = len(ordered)
@@ -109,6 +113,7 @@ def normality(values: Array) -> Normality:
         nan = math.nan
         return Normality(mean, std, nan, nan, nan, none, none, theoretical, ordered, nan, nan, empty, empty)
     z = (ordered - mean) / ordered.std()
+    part = _part(ordered, seed)
     slope = float((theoretical * (ordered - mean)).sum() / (theoretical * theoretical).sum())
     return Normality(
         mean=mean,
@@ -116,7 +121,7 @@ def normality(values: Array) -> Normality:
         skewness=float((z**3).mean()),
         kurtosis=float((z**4).mean() - 3),
         r_qq=float(np.corrcoef(theoretical, ordered)[0, 1]),
-        shapiro=_shapiro(ordered),
+        shapiro=_shapiro(part),
         anderson=_anderson(ordered),
         theoretical=theoretical,
         ordered=ordered,
@@ -124,6 +129,7 @@ def normality(values: Array) -> Normality:
         intercept=mean,  # the theoretical quantiles are symmetric, so their mean is zero
         low=mean + slope * low,
         high=mean + slope * high,
+        shapiro_count=len(part),
     )
 
 
@@ -132,21 +138,36 @@ def _stats() -> Any:
 
 
 def _order_statistics(count: int) -> tuple[Array, Array, Array]:
-    """Return the medians of standard normal order statistics, and the ends of their central 95 %.
+    """Return the medians of standard normal order statistics, and the ends of 95 % of them about the fitted line.
 
-    The i-th of n uniform order statistics has the distribution Beta(i, n - i + 1).
+    The i-th of n uniform order statistics has the distribution Beta(i, n - i + 1). Mean and deviation of the same n
+    numbers are independent of the residuals about their line (Basu, 1955), so these have the variance
+    Var(z_i) - 1/n - m_i^2 / 2n, m_i the median, to first order in 1/n; the ends are drawn in by its square root.
     """
     stats = _stats()
     i = np.arange(1, count + 1)
     medians = (i - 0.3175) / (count + 0.365)
     medians[-1:] = 0.5 ** (1 / max(count, 1))
     medians[:1] = 1 - medians[-1:]
-    ends = [stats.norm.ppf(stats.beta.ppf(q, i, count - i + 1)) for q in (0.025, 0.975)]
-    return stats.norm.ppf(medians), ends[0], ends[1]
+    medians = stats.norm.ppf(medians)
+    low, high = (stats.norm.ppf(stats.beta.ppf(q, i, count - i + 1)) for q in (0.025, 0.975))
+    variance = ((high - low) / (2 * stats.norm.ppf(0.975))) ** 2
+    factor = np.sqrt(np.maximum(0, 1 - (1 + medians**2 / 2) / (count * variance)))
+    return medians, medians + factor * (low - medians), medians + factor * (high - medians)
 
 
-def _shapiro(ordered: Array) -> Test:
-    found = _stats().shapiro(ordered[:: -(-len(ordered) // _MOST_FOR_SHAPIRO)])
+def _part(values: Array, seed: int) -> Array:
+    """Return at most 5,000 numbers, drawn at random without replacement: of normal numbers they are normal numbers.
+
+    Every k-th of the ordered numbers would be nearer to the quantiles than any sample is, and never be rejected.
+    """
+    if len(values) <= _MOST_FOR_SHAPIRO:
+        return values
+    return np.random.default_rng(seed).choice(values, _MOST_FOR_SHAPIRO, replace=False)
+
+
+def _shapiro(values: Array) -> Test:
+    found = _stats().shapiro(values)
     return Test(float(found.statistic), float(found.pvalue))
 
 

@@ -16,6 +16,17 @@ from tests.core.support import bits
 from tests.diagnostics.support import NETS, dense, net, samples, uneven
 
 
+class Scale(nn.Module):
+    """One parameter that multiplies the outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(1.5, dtype=torch.float64))
+
+    def forward(self, x):
+        return self.factor * x
+
+
 @pytest.mark.parametrize("kind", NETS)
 def test_eigenvalues_of_small_networks(kind):
     model, (x, y) = net(kind), samples(kind)
@@ -178,6 +189,28 @@ def test_fewer_eigenvalues_than_asked_for():
     )
     assert len(found.eigenvalues) == 2
     assert math.isnan(found.ratio)
+
+
+@pytest.mark.parametrize("wanted", [{"top": 7}, {"top": 30}, {"top": 5, "bottom": 5}, {"top": 1, "bottom": 9}])
+@pytest.mark.parametrize("density", [False, True])
+def test_more_eigenvalues_than_parameters_gives_all_of_them_and_no_doubts(wanted, density):
+    """Seven parameters, of which a shift of both outputs and the scale of one layer by the next change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(12, 2, generator=generator).double(), torch.randint(2, (12,), generator=generator)
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 2), Scale()).double()
+    exact = np.linalg.eigvalsh(dense(model, x, y).detach().numpy())[::-1]
+    assert len(exact) == 7
+    found = hessian(model, F.cross_entropy, [(x, y)], density=density, trace="deflated", **wanted)
+    np.testing.assert_allclose(found.eigenvalues, exact[: wanted["top"]], rtol=1e-8, atol=1e-10)
+    if "bottom" in wanted:
+        np.testing.assert_allclose(found.smallest.values, exact[-wanted["bottom"] :], rtol=1e-8, atol=1e-10)
+        assert found.smallest.converged.all()
+    assert found.converged.all()
+    assert found.none_missing is True
+    assert found.notes == ()
+    assert (found.trace.value, found.trace.error) == (pytest.approx(exact.sum()), 0)
+    if density:
+        np.testing.assert_allclose(found.density.exact, exact, rtol=1e-8, atol=1e-10)
 
 
 def test_a_gpu_would_not_round_and_does_as_before_afterwards():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sharpkit.diagnostics.curvature.operators import Matrix
 from sharpkit.diagnostics.curvature.trace import estimate
@@ -44,6 +45,65 @@ def test_the_trace_is_within_three_standard_errors(method, most):
     assert (np.abs(parts) < 3.5).mean() >= 0.98
     assert np.abs(parts.mean(axis=0)).max() < 0.3
     assert all(t.value == pytest.approx(t.parts.sum()) for t in found)
+
+
+SMALL = rotated([8.0, 5, 3, 2, *np.linspace(-0.3, 0.5, 36)])
+
+
+def covered(method, tol, *, most=100, steps=8, seeds=200):
+    """Of 95 % intervals for the trace and its parts, how many of 200 cover: 190 +- 3.1 (one standard deviation)."""
+    exact = np.array([part.sum() for part in np.split(SMALL.diagonal().numpy(), [15, 25])])
+    whole, parts, samples = 0, np.zeros(3), []
+    for seed in range(seeds):
+        operator = Matrix(SMALL)
+        lanczos = None
+        if method == "deflated":
+            lanczos = basis_of(operator, seed=seed)
+            for _ in range(steps):
+                lanczos.step()
+        generator = torch.Generator().manual_seed(5_000 + seed)
+        found = estimate(
+            operator, [15, 10, 15], method=method, lanczos=lanczos, tol=tol, most=most, generator=generator
+        )
+        low, high = found.interval
+        whole += low <= exact.sum() <= high
+        widths = stats.t.ppf(0.975, found.samples - 1) * found.part_errors
+        assert high - found.value == pytest.approx(stats.t.ppf(0.975, found.samples - 1) * found.error, rel=1e-9)
+        parts += np.abs(found.parts - exact) <= widths
+        samples.append(found.samples)
+    return whole, parts, samples
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "tol", "most"),
+    [
+        ("deflated", 1e-9, 12),  # the pilot alone
+        ("deflated", 0.02, 100),  # some stop with the pilot, some go on
+        ("deflated", 0.005, 100),  # near the limit
+        ("deflated", 1e-9, 60),
+        ("hutchinson", 0.05, 400),
+        ("hutchinson", 1e-9, 100),
+        ("hutch++", 0.02, 60),
+        ("hutch++", 1e-9, 60),
+    ],
+)
+def test_the_interval_of_the_trace_covers_it_whatever_stops_it(method, tol, most):
+    """Within three standard deviations below 95 % of 200 seeds, and not by being too wide."""
+    whole, parts, samples = covered(method, tol, most=most)
+    assert 180 <= whole <= 199
+    assert (parts >= 178).all()
+    assert min(samples) >= 12
+
+
+def test_the_number_of_samples_is_chosen_by_the_pilot_alone():
+    """With a limit far away the samples are those that the first twelve ask for, not those that come out lucky."""
+    generator = torch.Generator().manual_seed(3)
+    pilot = estimate(Matrix(SMALL), [40], method="hutchinson", tol=1e-9, most=12, generator=generator)
+    generator = torch.Generator().manual_seed(3)
+    found = estimate(Matrix(SMALL), [40], method="hutchinson", tol=0.05, most=10_000, generator=generator)
+    assert pilot.samples == 12
+    assert found.samples == max(12, int(np.ceil(12 * (pilot.error / (0.05 * abs(pilot.value))) ** 2)))
 
 
 def test_deflation_saves_most_of_the_variance():

@@ -59,3 +59,85 @@ def test_too_few_batches_are_refused():
         gradient_variance(net("mlp"), F.cross_entropy, [])
     with pytest.raises(UsageError, match="at least 2"):
         gradient_variance(net("mlp"), F.cross_entropy, [samples("mlp")], exact=False)
+
+
+def tiny(kind="mlp", count=6):
+    """Six samples of unlike gradients, and their gradients one by one, (6, P)."""
+    model, (x, y) = net(kind), samples(kind, count)
+    x = x * torch.linspace(0.3, 3, count, dtype=torch.float64)[:, None, None, None]
+    return model, x, y, gradients(model.eval(), [(x[i : i + 1], y[i : i + 1]) for i in range(count)])
+
+
+def moments(single, size):
+    """E |g_B|^2 and Var(g_B) over all batches of a size that can be drawn from the samples."""
+    drawn = np.stack([single[list(rows)].mean(0) for rows in itertools.combinations(range(len(single)), size)])
+    return (drawn**2).sum(1).mean(), ((drawn - single.mean(0)) ** 2).sum(1).mean()
+
+
+def draws(rows, sizes):
+    """All ordered draws of batches of given sizes without replacement; the order within a batch does not matter."""
+    if not sizes:
+        yield ()
+        return
+    for first in itertools.combinations(rows, sizes[0]):
+        for others in draws([i for i in rows if i not in first], sizes[1:]):
+            yield (first, *others)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (2, 2, 1), (1, 1), (1, 1, 1), (2, 2, 2)])
+def test_estimates_from_a_part_of_a_finite_population_are_unbiased(sizes):
+    """The mean over every draw that is possible is the moment itself, with no Monte Carlo in between."""
+    model, x, y, single = tiny()
+    norm, variance = moments(single, sizes[0])
+    found = [
+        gradient_variance(
+            model, F.cross_entropy, [(x[list(rows)], y[list(rows)]) for rows in drawn], exact=False, population=6
+        )
+        for drawn in draws(range(6), sizes)
+    ]
+    whole = (single.mean(0) ** 2).sum()
+    assert np.mean([f.norm for f in found]) == pytest.approx(norm, rel=1e-10)
+    assert np.mean([f.variance for f in found]) == pytest.approx(variance, rel=1e-9)
+    assert np.mean([f.full for f in found]) == pytest.approx(whole, rel=1e-8)
+    assert all(f.norm == pytest.approx(f.variance + f.full, rel=1e-12) for f in found)
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (4, 2), (5, 1)])
+def test_moments_of_one_pass_are_unbiased_with_a_smaller_last_batch(sizes):
+    model, x, y, single = tiny()
+    norm, variance = moments(single, sizes[0])
+    found = [
+        gradient_variance(model, F.cross_entropy, [(x[list(rows)], y[list(rows)]) for rows in drawn])
+        for drawn in draws(range(6), sizes)
+    ]
+    assert np.mean([f.norm for f in found]) == pytest.approx(norm, rel=1e-10)
+    assert np.mean([f.variance for f in found]) == pytest.approx(variance, rel=1e-9)
+    assert all(f.full == pytest.approx((single.mean(0) ** 2).sum(), rel=1e-9) for f in found)
+
+
+def test_independent_draws_estimate_the_moments_of_the_distribution():
+    """Every sequence of four samples of three, with repetition: the distribution is the three samples."""
+    model, x, y, single = tiny(count=3)
+    variance = ((single - single.mean(0)) ** 2).sum(1).mean()
+    found = [
+        gradient_variance(model, F.cross_entropy, [(x[[i]], y[[i]]) for i in rows], exact=False)
+        for rows in itertools.product(range(3), repeat=4)
+    ]
+    assert np.mean([f.variance for f in found]) == pytest.approx(variance, rel=1e-9)
+    assert np.mean([f.full for f in found]) == pytest.approx((single.mean(0) ** 2).sum(), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ((2, 3), {}, "batch 2 has 3 samples and the first 2"),
+        ((3, 2, 3), {}, "batch 2 has 2 samples and the first 3"),
+        ((2, 2), {"exact": False, "population": 3}, "at most 3"),
+        ((2, 2), {"population": 5}, "exactly 5"),
+    ],
+)
+def test_batches_that_the_moments_do_not_fit_are_refused(sizes, options, message):
+    x, y = samples("mlp", sum(sizes))
+    batches = list(zip(x.split(list(sizes)), y.split(list(sizes)), strict=True))
+    with pytest.raises(UsageError, match=message):
+        gradient_variance(net("mlp"), F.cross_entropy, batches, **options)
