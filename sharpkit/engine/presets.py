@@ -12,11 +12,28 @@ from typing import Any
 
 from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.papers import PRESETS
-from sharpkit.engine.published import Method, Preset
+from sharpkit.engine.published import Method, Preset, Value, Values
 from sharpkit.errors import UsageError
 
 _OF_BASE = ("lr", "wd", "momentum", "nesterov")
 """What a paper chose for its base optimizer; for another one it means nothing."""
+
+
+_REFINES = {"smoothing_over": "smoothing"}
+"""Options that say how another one is meant; with that one at 0 they mean nothing."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Values that were taken from a preset.
+
+    Args:
+        options: By option of the run.
+        parameters: By parameter of the recipe, as it is written in --opt.
+    """
+
+    options: Values = field(default_factory=dict[str, Value])
+    parameters: Values = field(default_factory=dict[str, Value])
 
 
 @dataclass(frozen=True)
@@ -27,11 +44,13 @@ class Applied:
         given: What TrainConfig takes.
         note: One line for people; empty without a preset.
         sources: For every option that the preset gave something to, where that comes from.
+        values: The preset's values that were taken, by option, and by parameter of the recipe.
     """
 
     given: dict[str, Any]
     note: str = ""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
+    values: Taken = field(default_factory=lambda: Taken())
 
 
 def find(name: str) -> Preset:
@@ -70,7 +89,11 @@ def apply(given: Mapping[str, Any]) -> Applied:
     foreign = given.get("base", options["base"].value) != options["base"].value
     if foreign:
         options = {name: value for name, value in options.items() if name not in _OF_BASE}
-    taken = {name: value for name, value in options.items() if name not in given}
+    taken = {
+        name: value
+        for name, value in options.items()
+        if name not in given and given.get(_REFINES.get(name, ""), 1) != 0
+    }
     parameters = {
         key if len(recipes) == 1 else f"{name}.{key}": value
         for name, method in methods.items()
@@ -82,7 +105,7 @@ def apply(given: Mapping[str, Any]) -> Applied:
     sources = {name: value.source for name, value in taken.items()}
     if parameters:
         sources["opt"] = "; ".join(f"{key}: {value.source}" for key, value in parameters.items())
-    return Applied(values, _note(preset, given, values, methods, foreign), sources)
+    return Applied(values, _note(preset, given, values, methods, foreign), sources, Taken(taken, parameters))
 
 
 def configured(given: Mapping[str, Any]) -> TrainConfig:

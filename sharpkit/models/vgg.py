@@ -8,9 +8,9 @@ pixel before the head.
 
 Batch norm follows every convolution, which therefore has no bias: batch norm would subtract it again (Ioffe, Szegedy
 2015, section 3.2), so a bias would only add a direction in which the loss is flat. Ports keep these biases, 2,752,
-4,224 and 5,504 parameters. `vgg11-bn-4096` is the network of Sparse SAM's code: hidden layers of 4096 units, biases, and
-PyTorch's own initial weights. Initial weights are those of `blocks.initialised`, where the paper trained the smallest
-network first.
+4,224 and 5,504 parameters. Initial weights are those of `blocks.initialised`, where the paper trained the smallest
+network first. `vgg11-bn-4096` is the network of Sparse SAM's code: hidden layers of 4096 units, biases, and PyTorch's
+own initial weights.
 """
 
 from __future__ import annotations
