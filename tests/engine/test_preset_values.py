@@ -56,7 +56,10 @@ TABLE_4 = dict.fromkeys(("looksam", "ae-sam", "esam"), "rho=0.1/o")
 GLUE = "base=adamw/p model=hf|bert-base/p lr=2e-05/o batch_size=32/o epochs=3/o wd=0.01/o sched=cosine/o"
 
 # Du et al. (2022): run.sh, options.py, utils/cifar.py, utils/cutout.py
-ESAM = "base=sgd/c momentum=0.9/c sched=cosine/c augment=cutout|size=16|prob=0.5/c val_frac=0.0/c smoothing=0.0/c lr=0.05/c"
+ESAM = (
+    "base=sgd/c momentum=0.9/c sched=cosine/c lr=0.05/c augment=cutout|size=16|prob=0.5/c val_frac=0.0/c "
+    "smoothing=0.0/c"
+)
 # Li and Giannakis (2023): configs, README, train.sh, data/dataset.py
 VASSO = (
     "base=sgd/c momentum=0.9/c sched=cosine/c batch_size=128/c epochs=200/c augment=cutout|size=16|prob=0.5/c "
