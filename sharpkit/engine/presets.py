@@ -15,7 +15,7 @@ from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.published import Method, Preset, Value, Values
 from sharpkit.errors import UsageError
 
-_OF_BASE = ("lr", "wd", "momentum", "nesterov")
+_OF_BASE = ("lr", "wd", "wd_in_loss", "momentum", "nesterov")
 """What a paper chose for its base optimizer; for another one it means nothing."""
 
 

@@ -72,7 +72,8 @@ ASAM = (
 )
 # Zhao et al. (2022): recipes/*.sh, config/base_config.py
 GNP = (
-    "base=sgd/c momentum=0.9/c sched=cosine/c nesterov=True/c clip=5.0/c smoothing=0.0/c val_frac=0.0/c augment=basic/c"
+    "base=sgd/c momentum=0.9/c sched=cosine/c nesterov=True/c clip=5.0/c smoothing=0.0/c val_frac=0.0/c "
+    "augment=basic/c wd_in_loss=True/c"
 )
 
 EXPECTED = {

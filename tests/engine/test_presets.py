@@ -209,7 +209,7 @@ def test_of_another_base_optimizer_the_papers_learning_rate_says_nothing():
     applied = apply({"preset": "gnp/cifar10/wrn28-10", "base": "adamw"})
     config = TrainConfig(**applied.given)
     assert (config.lr, config.wd, config.nesterov, config.clip) == (None, TrainConfig().wd, False, 5.0)
-    assert "lr, wd, momentum, nesterov are for another base and left out" in applied.note
+    assert "lr, wd, wd_in_loss, momentum, nesterov are for another base and left out" in applied.note
     assert configured({"preset": "gnp/cifar10/wrn28-10", "base": "sgd"}).nesterov is True
 
 
