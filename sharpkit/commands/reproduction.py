@@ -27,6 +27,12 @@ _MACHINE = ("device", "threads", "workers", "data_dir", "download")
 _CHOICES = ("data", "model", "label_noise")
 """Options that choose among the entries of a table."""
 
+_OURS_TOO = (
+    "Ours too: which samples are held out, initial weights unless the network says otherwise, a learning rate that "
+    "changes at every step, and that the last, smaller batch of an epoch counts."
+)
+"""The last note of every reproduction: settings that are no options."""
+
 
 def planned(opts: Sequence[str], given: Mapping[str, Any], own: Mapping[str, Any], out: Path | None) -> Study:
     """Return the runs behind a table, with what a paper says of each.
@@ -58,7 +64,7 @@ def planned(opts: Sequence[str], given: Mapping[str, Any], own: Mapping[str, Any
     told = [f"{count} numbers are left out: {why}" for why, count in left_out.items()]
     cells, scaled = _scaled(cells, config.scale)
     study = of_cells(cells, given, config, out, {"opts": list(opts)})
-    notes = [*scaled, *told, *_reported(config, printed), *radii(origins), *table.remarks]
+    notes = [*scaled, *told, *_reported(config, printed), *radii(origins), *table.remarks, _OURS_TOO]
     return replace(study, notes=notes, printed=printed, origins=origins)
 
 
@@ -82,7 +88,7 @@ def _metric(entry: Entry, config: TrainConfig) -> str:
 def _reported(config: CompareConfig, printed: Printed) -> list[str]:
     """Say which weights the accuracies are of, and which metrics of the paper the user's own choice leaves out."""
     numbers = {name for of_row in printed.values() for name in of_row}
-    notes = ["best_acc is the test accuracy of the best validation accuracy, which the paper reports"]
+    notes = ["best_acc is the test accuracy of the best validation accuracy, which the authors' code reports"]
     left = sorted(numbers.difference(config.metrics))
     said = [f"the paper's numbers are of {', '.join(left)}, which --metric leaves out"] if left else []
     return [*(notes if "best_acc" in numbers else []), *said]

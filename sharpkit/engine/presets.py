@@ -105,7 +105,8 @@ def apply(given: Mapping[str, Any]) -> Applied:
     sources = {name: value.source for name, value in taken.items()}
     if parameters:
         sources["opt"] = "; ".join(f"{key}: {value.source}" for key, value in parameters.items())
-    return Applied(values, _note(preset, given, values, methods, foreign), sources, Taken(taken, parameters))
+    note = _note(preset, given, values, methods, foreign, {**taken, **parameters})
+    return Applied(values, note, sources, Taken(taken, parameters))
 
 
 def configured(given: Mapping[str, Any]) -> TrainConfig:
@@ -131,13 +132,20 @@ def _chosen(recipe: str, key: str, opt: str, given: Mapping[str, Any]) -> bool:
 
 
 def _note(
-    preset: Preset, given: Mapping[str, Any], values: Mapping[str, Any], methods: Mapping[str, Method], foreign: bool
+    preset: Preset,
+    given: Mapping[str, Any],
+    values: Mapping[str, Any],
+    methods: Mapping[str, Method],
+    foreign: bool,
+    taken_values: Values,
 ) -> str:
-    """Return in one line what was taken, what was not, and where the sources are."""
+    """Return in one line what was taken, what is nobody's but ours, what was not taken, and where the sources are."""
     own = next(iter(preset.methods))
     taken = " ".join(f"{name}={value}" for name, value in values.items() if name not in given or name == "opt")
     kept = [name for name in given if name in preset.options]
     said = [f"preset {preset.name}, {preset.cited}: {taken}"]
+    if invented := [name for name, value in taken_values.items() if value.origin == "ours"]:
+        said.append(f"said by neither the paper nor its code: {', '.join(invented)}")
     if kept:
         said.append(f"yours: {', '.join(kept)}")
     if foreign:

@@ -235,6 +235,13 @@ def test_the_note_names_the_paper_the_values_and_what_is_the_users():
     assert "epochs" not in applied.sources
 
 
+def test_the_note_names_what_is_ours():
+    note = apply({"preset": "aesam/cifar10/resnet18", "opt": "looksam"}).note
+    assert "; said by neither the paper nor its code: augment, rho, alpha; sources: " in note
+    assert "neither" not in apply({"preset": "ssam/cifar100/resnet18", "opt": "sam"}).note
+    assert "neither" not in apply({"preset": "aesam/cifar10/resnet18", "opt": "sam:rho=0.2", "augment": "none"}).note
+
+
 def test_the_note_says_where_a_preset_has_no_word():
     note = apply({"preset": "sampa/cifar10/resnet56", "opt": "asam"}).note
     assert "it says nothing on this optimizer, only on sampa, sam, sgd" in note
