@@ -22,7 +22,7 @@ from sharpkit.data import DATASETS
 from sharpkit.data.source import Access, Source, Stored
 from sharpkit.engine.config import TrainConfig, options
 from sharpkit.engine.papers import PRESETS
-from sharpkit.engine.published import Values
+from sharpkit.engine.published import ORIGINS, Values
 from sharpkit.engine.published_tables import METRICS, PAPERS, TABLES, Table
 from sharpkit.models import MODELS
 from sharpkit.models import describe as of_model
@@ -135,7 +135,12 @@ def presets() -> str:
 
 
 def _settings(values: Values) -> str:
-    return ", ".join(f"{name.replace('_', '-')} {value.value}" for name, value in values.items())
+    """Return values by who says them."""
+    parts: list[str] = []
+    for origin in ORIGINS:
+        said = [f"{name.replace('_', '-')} {value.value}" for name, value in values.items() if value.origin == origin]
+        parts += [f"{origin}: {', '.join(said)}"] if said else []
+    return "; ".join(parts)
 
 
 def published() -> str:

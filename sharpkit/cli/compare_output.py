@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sharpkit.cli.terminal import Terminal
 from sharpkit.commands.compare_formats import FORMATS, columns
 from sharpkit.commands.compare_result import CompareResult
+from sharpkit.commands.origins import Origins, as_run, documents, lines
 from sharpkit.engine.documents import document, to_json
 
 if TYPE_CHECKING:
@@ -38,11 +39,15 @@ def show_plan(study: Study, terminal: Terminal) -> None:
     ]
     if terminal.json:
         cells = [dict(zip(("cell", "opt", "seed", "epochs", "state"), row, strict=True)) for row in rows]
-        body = {"args": study.args, "jobs": study.jobs, "cells": cells, "warnings": [*study.notes, *survey.notes]}
+        settings = as_run(study.origins, study.cells)
+        said = [{"opt": label, "settings": dict(at), "origins": documents(s)} for (label, at), s in settings.items()]
+        notes = [*study.notes, *survey.notes]
+        body = {"args": study.args, "jobs": study.jobs, "cells": cells, "origins": said, "warnings": notes}
         print(to_json(document("compare", body)), end="")
         return
     for note in [*study.notes, *survey.notes]:
         terminal.say(f"note: {note}")
+    _show_origins(as_run(study.origins, study.cells), terminal)
     terminal.rows(["run", "optimizer", "seed", "epochs", "state"], rows, f"{len(rows)} runs, {study.jobs} at once")
 
 
@@ -59,9 +64,16 @@ def show(result: CompareResult, terminal: Terminal, form: str | None) -> None:
             if not row.baseline:
                 place = "".join(f", {key} {value}" for key, value in row.group.settings)
                 terminal.say(f"{row.group.label}{place}: {result.sentence(row)}")
+        _show_origins(result.origins, terminal)
     elif result.rows:
         print(FORMATS[form or "tsv"](result), end="")
     _tell_outcome(result, terminal)
+
+
+def _show_origins(origins: Origins, terminal: Terminal) -> None:
+    """Say who says the settings of a reproduction."""
+    for line in lines(origins):
+        terminal.say(f"settings of {line}")
 
 
 def _tell_outcome(result: CompareResult, terminal: Terminal) -> None:

@@ -148,11 +148,11 @@ def _presets(*, brief: bool) -> Table:
     if brief:
         return ("name", "paper", "main values"), [(p.name, p.brief_citation, p.brief) for p in PRESETS.values()]
     rows = [
-        (preset.name, option, str(value.value), value.source)
+        (preset.name, option, str(value.value), value.origin, value.source)
         for preset in PRESETS.values()
         for option, value in preset.rows()
     ]
-    return ("preset", "option", "value", "source"), rows
+    return ("preset", "option", "value", "origin", "source"), rows
 
 
 def _preset_items() -> list[dict[str, Any]]:
@@ -164,7 +164,8 @@ def _preset_items() -> list[dict[str, Any]]:
             "paper": f"{preset.cited}, {preset.title}",
             "opts": list(preset.methods),
             "values": [
-                {"option": option, "value": value.value, "source": value.source} for option, value in preset.rows()
+                {"option": option, "value": value.value, "origin": value.origin, "source": value.source}
+                for option, value in preset.rows()
             ],
         }
         for preset in PRESETS.values()

@@ -26,7 +26,7 @@ PANELS: dict[str, tuple[str, ...]] = {
     ),
     "Data": ("data", "data_dir", "download", "label_noise", "noise_kind", "val_frac", "augment", "limit", "max_length"),
     "Model": ("model", "init", "partial", "trust_checkpoint"),
-    "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "clip", "accum"),
+    "Training": ("epochs", "batch_size", "sched", "warmup_epochs", "smoothing", "smoothing_over", "clip", "accum"),
     "Numerics": ("amp", "tf32", "rng", "bn_stats"),
     "Probes": ("probe", "probe_every", "probe_samples", "probe_rho"),
     "Several processes": ("ascent_scope", "sync_bn", "sampa_devices", "sampa_streams", "timeout"),
@@ -66,6 +66,7 @@ def _parameter(name: str, kind: Any, default: Any, metadata: Mapping[str, Any], 
         envvar=f"SHARPKIT_{name.upper()}",
         show_envvar=False,
         rich_help_panel=panel,
+        autocompletion=(lambda: list(completions)) if (completions := metadata["completions"]) else None,
     )
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=kind | None)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sharpkit.commands.compare_result import CompareResult
 from sharpkit.commands.compare_runs import result_of
+from sharpkit.commands.origins import as_run
 from sharpkit.commands.pool import Failure, Pool, Watcher
 from sharpkit.commands.study import Study, Survey, check_data_and_models
 from sharpkit.engine import seal
@@ -48,7 +49,12 @@ def run(study: Study, survey: Survey, watcher: Watcher) -> CompareResult:
     args, seconds = study.args, time.perf_counter() - start
     result = result_of(runs, study.config, args, notes, seconds, study.device)
     return replace(
-        result, failed=failed, missing=len(missing), signal_number=int(stop.signal_number), printed=study.printed
+        result,
+        failed=failed,
+        missing=len(missing),
+        signal_number=int(stop.signal_number),
+        printed=study.printed,
+        origins=as_run(study.origins, study.cells),
     )
 
 

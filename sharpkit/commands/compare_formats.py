@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 
+from sharpkit.commands import origins
 from sharpkit.commands.compare_metrics import metric_of
 from sharpkit.commands.compare_result import CompareResult
 from sharpkit.engine.documents import finite, to_json
@@ -118,7 +119,7 @@ def _record(row: Row, result: CompareResult) -> dict[str, str]:
         "seeds_needed": "" if found is None or found.needed is None else str(found.needed),
         "says": result.sentence(row),
     }
-    return record
+    return record | (origins.columns(result.settings(row)) if result.origins else {})
 
 
 def _full(value: float | None) -> str:
@@ -149,10 +150,11 @@ def jsonl(result: CompareResult) -> str:
 
 
 def markdown(result: CompareResult) -> str:
-    """Return a Markdown table."""
+    """Return a Markdown table, and below it the settings of a reproduction."""
     header, rows = columns(result)
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    table = "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return table + origins.markdown(result.origins)
 
 
 def latex(result: CompareResult) -> str:
@@ -167,6 +169,7 @@ def latex(result: CompareResult) -> str:
     columns = [_latex_column([r for r in rows if r.group.settings == s], m) for s in settings for m in metrics]
     heads = [", ".join(f"{k} {v}" for k, v in s) or metric_of(m).title for s in settings for m in metrics]
     lines = [
+        *(f"% settings of {line}" for line in origins.lines(result.origins)),
         f"% {', '.join(metric_of(m).title for m in metrics)}: mean and standard deviation over seeds; needs booktabs",
         f"\\begin{{tabular}}{{l{'c' * len(columns)}}}",
         "\\toprule",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.commands.compare_metrics import metric_of
+from sharpkit.commands.origins import Origins, documents
 from sharpkit.commands.pool import Failure
 from sharpkit.commands.requirements import Verdict
 from sharpkit.engine.documents import document
+from sharpkit.engine.provenance import Setting
 from sharpkit.engine.published_tables import Entry
 from sharpkit.engine.runs import Run
 from sharpkit.statistics.comparison import Row, Settings, sentence
@@ -39,6 +41,7 @@ class CompareResult:
         env: Versions and device.
         cost: Of all runs in the table, and the seconds of this call.
         printed: What a paper says, by recipe, setting and metric.
+        origins: Who says the settings of a reproduction, by recipe and setting.
     """
 
     rows: list[Row]
@@ -55,6 +58,7 @@ class CompareResult:
     env: dict[str, Any]
     cost: dict[str, float]
     printed: Printed
+    origins: Origins = field(default_factory=dict[tuple[str, Settings], Sequence[Setting]])
 
     @property
     def exit_code(self) -> int:
@@ -101,11 +105,16 @@ class CompareResult:
             "significant": row.significant,
             "sentence": self.sentence(row),
             "paper": {name: _as_printed(entry) for name, entry in self.paper(row).items()},
+            "origins": documents(self.settings(row)),
         }
 
     def paper(self, row: Row) -> Mapping[str, Entry]:
         """Return what a paper says of a row, by metric."""
         return self.printed.get((row.group.label, row.group.settings), {})
+
+    def settings(self, row: Row) -> Sequence[Setting]:
+        """Return the settings of a reproduced row with who says each, nothing of another comparison."""
+        return self.origins.get((row.group.label, row.group.settings), ())
 
 
 def _as_printed(entry: Entry) -> dict[str, Any]:

@@ -115,7 +115,9 @@ def _of_one(
     probe = batches[0].select_range(0, min(_PROBE, batches[0].size))
     choose_threads(config, trained, probe, told)
     plane = plane_of(trained, config)
-    smoothing = trained.config.smoothing
+    smoothing = f"{trained.config.smoothing:g}"
+    if trained.config.smoothing_over != "all":
+        smoothing += f" over the {trained.config.smoothing_over}"
     cells = on_first(
         lambda: store.cells(
             name,
@@ -125,7 +127,7 @@ def _of_one(
                 plane,
                 bn_mode=f"recomputed {batches[0].size}" if recomputed else "eval",
                 amp=config.amp,
-                loss=f"cross-entropy, smoothing {smoothing:g}",
+                loss=f"cross-entropy, smoothing {smoothing}",
             ),
         )
     )

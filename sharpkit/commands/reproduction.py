@@ -10,19 +10,28 @@ from typing import Any
 from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.commands.compare_metrics import METRICS
 from sharpkit.commands.compare_result import Printed
+from sharpkit.commands.origins import Origins, radii
 from sharpkit.commands.study import Study, check_data_and_models, of_cells
 from sharpkit.engine import published_tables
 from sharpkit.engine.cells import Cell, listed, seeds_of, shown
 from sharpkit.engine.config import TrainConfig, with_radius
 from sharpkit.engine.datasets import load_dataset
 from sharpkit.engine.presets import configured
+from sharpkit.engine.provenance import Setting, settings_of
 from sharpkit.engine.published_tables import Entry, Table
 from sharpkit.errors import InputError, SharpkitError, UsageError
 from sharpkit.recipes.grammar import parse
+from sharpkit.statistics.comparison import Settings
 
 _MACHINE = ("device", "threads", "workers", "data_dir", "download")
 _CHOICES = ("data", "model", "label_noise")
 """Options that choose among the entries of a table."""
+
+_OURS_TOO = (
+    "Ours too: which samples are held out, initial weights unless the network says otherwise, a learning rate that "
+    "changes at every step, and that the last, smaller batch of an epoch counts."
+)
+"""The last note of every reproduction: settings that are no options."""
 
 
 def planned(opts: Sequence[str], given: Mapping[str, Any], own: Mapping[str, Any], out: Path | None) -> Study:
@@ -47,7 +56,7 @@ def planned(opts: Sequence[str], given: Mapping[str, Any], own: Mapping[str, Any
     left_out = dict[str, int]()
     entries = [entry for entry in _chosen(table, opts, given) if _runs(table, entry, left_out)]
     seeds = str(own.get("seeds", table.seeds or 5))
-    cells, printed = _cells(table, entries, {k: v for k, v in given.items() if k in _MACHINE}, seeds)
+    cells, printed, origins = _cells(table, entries, {k: v for k, v in given.items() if k in _MACHINE}, seeds)
     cells = _there(cells, left_out)
     usual = _usual(table, entries, {cell.label for cell in cells})
     chosen: dict[str, Any] = {**usual, **own, "seeds": seeds}
@@ -55,15 +64,34 @@ def planned(opts: Sequence[str], given: Mapping[str, Any], own: Mapping[str, Any
     told = [f"{count} numbers are left out: {why}" for why, count in left_out.items()]
     cells, scaled = _scaled(cells, config.scale)
     study = of_cells(cells, given, config, out, {"opts": list(opts)})
-    return replace(study, notes=[*scaled, *told, *table.remarks], printed=printed)
+    notes = [*scaled, *told, *_reported(config, printed), *radii(origins), *table.remarks, _OURS_TOO]
+    return replace(study, notes=notes, printed=printed, origins=origins)
 
 
 def _usual(table: Table, entries: Sequence[Entry], labels: Collection[str]) -> dict[str, Any]:
     """Return how a table is compared where nobody says otherwise: its metrics and the cost, with its baseline."""
-    metrics = [name for name in METRICS if any(entry.metric == name for entry in entries)]
+    measured = {_metric(entry, configured(table.given(entry))) for entry in entries}
+    metrics = [name for name in METRICS if name in measured]
     metrics += [name for name in ("grads_seq", "s_per_epoch") if name not in metrics]
     baseline = table.baseline if table.baseline in labels else None
     return {"metric": ",".join(metrics), "baseline": baseline}
+
+
+def _metric(entry: Entry, config: TrainConfig) -> str:
+    """Return the metric of runs that a number is to be compared with.
+
+    Where the weights of the best validation accuracy are what a paper tests, that is their test accuracy.
+    """
+    return "best_acc" if entry.metric == "acc" and config.save_every == "best" else entry.metric
+
+
+def _reported(config: CompareConfig, printed: Printed) -> list[str]:
+    """Say which weights the accuracies are of, and which metrics of the paper the user's own choice leaves out."""
+    numbers = {name for of_row in printed.values() for name in of_row}
+    notes = ["best_acc is the test accuracy of the best validation accuracy, which the authors' code reports"]
+    left = sorted(numbers.difference(config.metrics))
+    said = [f"the paper's numbers are of {', '.join(left)}, which --metric leaves out"] if left else []
+    return [*(notes if "best_acc" in numbers else []), *said]
 
 
 def _chosen(table: Table, opts: Sequence[str], given: Mapping[str, Any]) -> list[Entry]:
@@ -73,12 +101,20 @@ def _chosen(table: Table, opts: Sequence[str], given: Mapping[str, Any]) -> list
         entry
         for entry in table.entries
         if (not opts or entry.opt in opts)
-        and all(shown(table.given(entry).get(name, "")) in values for name, values in wanted.items())
+        and all(_named(table.given(entry), name) & values for name, values in wanted.items())
     ]
     if not entries:
         every = ", ".join(dict.fromkeys(entry.opt for entry in table.entries))
         raise UsageError(f"{table.name} has no entry of that choice", f"its recipes are {every}")
     return entries
+
+
+def _named(given: Mapping[str, Any], option: str) -> set[str]:
+    """Return the value of an option as text; of a model, also the paper's name for it, which its preset has."""
+    names = {shown(given.get(option, ""))}
+    if option == "model" and "preset" in given:
+        names.add(given["preset"].rpartition("/")[2])
+    return names
 
 
 def _runs(table: Table, entry: Entry, left_out: dict[str, int]) -> bool:
@@ -99,24 +135,26 @@ def _runs(table: Table, entry: Entry, left_out: dict[str, int]) -> bool:
 
 def _cells(
     table: Table, entries: Sequence[Entry], machine: Mapping[str, Any], seeds: str
-) -> tuple[list[Cell], Printed]:
-    """Return the cells of entries, and what is printed for each recipe and setting."""
+) -> tuple[list[Cell], Printed, Origins]:
+    """Return the cells of entries, what is printed for each recipe and setting, and who says the settings."""
     epochs = {(e.opt, _but_epochs(table, e)): set[int]() for e in entries}
     for entry in entries:
         epochs[entry.opt, _but_epochs(table, entry)].add(configured(table.given(entry)).epochs)
     varied = _varied(table, entries)
     cells: dict[str, Cell] = {}
     printed: Printed = {}
+    origins: dict[tuple[str, Settings], Sequence[Setting]] = {}
     for entry in entries:
         config = configured({**table.given(entry), **machine})
         several = len(epochs[entry.opt, _but_epochs(table, entry)]) > 1
         label = f"{entry.opt}, {config.epochs} epochs" if several else entry.opt
         settings = tuple((name, shown(getattr(config, name))) for name in varied)
-        printed.setdefault((label, settings), {})[entry.metric] = entry
+        printed.setdefault((label, settings), {})[_metric(entry, config)] = entry
+        origins.setdefault((label, settings), settings_of(table, entry))
         for seed in seeds_of(seeds):
             cell = Cell(label, settings, replace(config, seed=seed))
             cells.setdefault(cell.name, cell)
-    return list(cells.values()), printed
+    return list(cells.values()), printed, origins
 
 
 def _but_epochs(table: Table, entry: Entry) -> str:

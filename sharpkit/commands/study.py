@@ -12,10 +12,12 @@ from sharpkit.commands import stored_sharpness
 from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.commands.compare_metrics import check_measured
 from sharpkit.commands.compare_result import Printed
+from sharpkit.commands.origins import Origins
 from sharpkit.commands.requirements import check_named
 from sharpkit.engine import runtime, seal
 from sharpkit.engine.cells import Cell, grid, seeds_of
 from sharpkit.engine.config import TrainConfig, with_radius
+from sharpkit.engine.provenance import Setting
 from sharpkit.engine.published_tables import Entry
 from sharpkit.engine.session import check_parts
 from sharpkit.errors import UsageError
@@ -39,6 +41,7 @@ class Study:
         args: Recipes and options, as they were given.
         notes: What a reader must know.
         printed: What a paper says, by recipe, setting and metric.
+        origins: Who says the settings of a reproduction, by recipe and setting.
     """
 
     cells: list[Cell]
@@ -50,6 +53,7 @@ class Study:
     args: dict[str, Any]
     notes: list[str] = field(default_factory=list[str])
     printed: Printed = field(default_factory=dict[tuple[str, Settings], dict[str, Entry]])
+    origins: Origins = field(default_factory=dict[tuple[str, Settings], Sequence[Setting]])
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,14 @@ class Augment:
         pad: Pixels of padding of a random crop; 0 for none.
         flip: Whether images are mirrored.
         cutout: Side of the square that cutout blanks, in pixels; 0 for a quarter of the width.
+        prob: Probability with which cutout is applied to an image.
     """
 
     kind: Augmentation = "none"
     pad: int = 0
     flip: bool = False
     cutout: int = 0
+    prob: float = 1.0
 
     def move(self, images: Tensor, generator: torch.Generator, among: Among | None = None) -> Tensor:
         """Shift and mirror images (B, C, H, W)."""
@@ -56,7 +58,7 @@ class Augment:
         """Blank a part of images (B, C, H, W), if cutout is wanted."""
         if self.kind != "cutout":
             return images
-        return random_cutout(images, self.cutout or images.shape[-1] // 4, generator, among)
+        return random_cutout(images, self.cutout or images.shape[-1] // 4, generator, among, self.prob)
 
 
 PLAIN = Augment()
@@ -118,23 +120,32 @@ def random_flip(images: Tensor, generator: torch.Generator, among: Among | None 
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
 
-def random_cutout(images: Tensor, side: int, generator: torch.Generator, among: Among | None = None) -> Tensor:
-    """Blank a square around a random pixel of every image, cut off at the border (DeVries and Taylor 2017).
+def random_cutout(
+    images: Tensor, side: int, generator: torch.Generator, among: Among | None = None, prob: float = 1.0
+) -> Tensor:
+    """Blank a square around a random pixel of an image, cut off at the border (DeVries and Taylor 2017).
+
+    The centre is uniform over all pixels.
 
     Args:
         images: (B, C, H, W).
         side: Of the square, in pixels.
         generator: On the CPU.
         among: Of which larger batch they are; None is of none.
+        prob: Probability with which an image is blanked, independent of the others.
     """
     count, _, height, width = images.shape
     count = among.whole if among else count
     top = torch.randint(0, height, (count, 1), generator=generator) - side // 2
     left = torch.randint(0, width, (count, 1), generator=generator) - side // 2
+    hit = torch.rand((count, 1), generator=generator) < prob if prob < 1 else None  # 1 draws what it always drew
     if among is not None:
         top, left = top[among.positions], left[among.positions]
+        hit = None if hit is None else hit[among.positions]
     rows, cols = torch.arange(height), torch.arange(width)
     in_rows = (rows >= top) & (rows < top + side)
     in_cols = (cols >= left) & (cols < left + side)
+    if hit is not None:
+        in_rows &= hit
     hole = (in_rows[:, :, None] & in_cols[:, None, :]).to(images.device)
     return images.masked_fill(hole[:, None], 0.0)

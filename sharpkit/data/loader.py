@@ -31,6 +31,8 @@ class Loader:
         dataset: Says which augmentations make sense.
         augmentation: `none`, `basic` (crop and flip) or `cutout` (basic, then cutout).
         share: Which samples of every batch are wanted.
+        cutout: Side of the square that cutout blanks, in pixels; None for the data set's.
+        prob: Probability with which cutout is applied to an image.
 
     Raises:
         UsageError: If images are needed and the samples are none, or if there are more processes than pairs of samples
@@ -43,6 +45,8 @@ class Loader:
     dataset: Dataset
     augmentation: Augmentation = "none"
     share: Share = ALL
+    cutout: int | None = None
+    prob: float = 1.0
 
     def __post_init__(self) -> None:
         ranks, fewest = self.share.ranks, min(self.batch_size, len(self.samples))
@@ -70,5 +74,6 @@ class Loader:
             (order[i * self.batch_size : (i + 1) * self.batch_size], (seed * _EPOCHS_APART + i + 1) % _SEEDS)
             for i in range(start, len(self) if stop is None else stop)
         ]
-        augment = Augment(self.augmentation, self.dataset.pad, self.dataset.flip, self.dataset.cutout)
+        size = self.dataset.cutout if self.cutout is None else self.cutout
+        augment = Augment(self.augmentation, self.dataset.pad, self.dataset.flip, size, self.prob)
         yield from self.samples.batches(plan, augment, self.share)

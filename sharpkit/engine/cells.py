@@ -23,6 +23,9 @@ from sharpkit.statistics.comparison import Settings
 _NOT_THE_RUN = ("device", "threads", "workers", "data_dir", "download", "preset")
 """Options that do not make a run another one; a preset's values are in the others."""
 
+_ADDED_LATER = ("smoothing_over",)
+"""Options that are younger than digests of runs: at their default they leave a digest as it was before them."""
+
 _NO_LIST = ("probe", "probe_samples", "data_dir", "device", "threads", "workers", "init")
 """Options whose text may have commas of its own, or of which a comparison needs one value."""
 
@@ -59,7 +62,12 @@ class Cell:
 
 def identity(config: TrainConfig) -> dict[str, Any]:
     """Return the options that make a run what it is."""
-    return {key: value for key, value in to_mapping(config).items() if key not in _NOT_THE_RUN}
+    default = TrainConfig()
+    return {
+        key: value
+        for key, value in to_mapping(config).items()
+        if key not in _NOT_THE_RUN and not (key in _ADDED_LATER and value == getattr(default, key))
+    }
 
 
 def _files(config: TrainConfig) -> dict[str, str]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from sharpkit.engine.augmentation import KINDS, parse_augmentation
 from sharpkit.engine.probe_names import probe_names
 from sharpkit.engine.world import TIMEOUT
 from sharpkit.errors import UsageError, check_count, check_range
@@ -19,7 +20,13 @@ from sharpkit.errors import UsageError, check_count, check_range
 _MOST_THREADS = 1024
 
 
-def option(default: Any, help: str, *flags: str, shown: str | None = None) -> Any:  # noqa: A002
+def option(
+    default: Any,
+    help: str,  # noqa: A002
+    *flags: str,
+    shown: str | None = None,
+    completions: tuple[str, ...] = (),
+) -> Any:
     """Declare a field that is an option.
 
     Args:
@@ -27,8 +34,9 @@ def option(default: Any, help: str, *flags: str, shown: str | None = None) -> An
         help: One line for people.
         flags: Further names on the command line, such as `-b`.
         shown: How the default is shown where the value itself does not say it.
+        completions: Values that a shell completes, of a text that may have others.
     """
-    return field(default=default, metadata={"help": help, "flags": flags, "shown": shown})
+    return field(default=default, metadata={"help": help, "flags": flags, "shown": shown, "completions": completions})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +69,11 @@ class TrainConfig:
         "symmetric", "Label noise: any other class, or the one that the class is mistaken for."
     )
     val_frac: float = option(0.1, "Fraction of the training data held out for validation.")
-    augment: Literal["auto", "none", "basic", "cutout"] = option("auto", "Augmentation of training images.")
+    augment: str = option(
+        "auto",
+        "Augmentation of training images: auto, none, basic or cutout[:size=PIXELS][:prob=P].",
+        completions=KINDS,
+    )
     limit: int | None = option(None, "Use only so many training samples.", shown="all")
     max_length: int = option(128, "Tokens of a text or pair of texts; of a longer one the end is cut off.")
     model: str = option(
@@ -76,7 +88,10 @@ class TrainConfig:
     batch_size: int = option(128, "Samples a step.", "-b")
     sched: Literal["cosine", "step", "const"] = option("cosine", "Learning-rate schedule.")
     warmup_epochs: float = option(0.0, "Epochs of linear warm-up of the learning rate.")
-    smoothing: float = option(0.0, "Label smoothing.")
+    smoothing: float = option(0.0, "Label smoothing: probability that is taken from the labelled class.")
+    smoothing_over: Literal["all", "others"] = option(
+        "all", "Classes that --smoothing is spread over: all K, as in PyTorch, or the K - 1 others."
+    )
     clip: float | None = option(None, "Largest norm of the final gradient.", shown="no clipping")
     accum: int = option(1, "Micro-batches a batch is cut into; the gradient is the whole batch's.")
     amp: Literal["off", "bf16", "fp16"] = option("off", "Mixed precision.")
@@ -124,6 +139,7 @@ class TrainConfig:
                 raise UsageError("probe-every is given, and there is no --probe", "give --probe grad-norm, for example")
         check_range("label-noise", self.label_noise, 0, 1)
         check_range("val-frac", self.val_frac, 0, 1, open_high=True)
+        parse_augmentation(self.augment)
         check_range("max-length", self.max_length, 4)
         check_range("epochs", self.epochs, 1)
         check_range("batch-size", self.batch_size, 1)
@@ -158,6 +174,10 @@ class TrainConfig:
                 raise UsageError(
                     f"{name} is set, and there is no --init to load", f"give --init, or leave --{name} out"
                 )
+        if self.smoothing_over != "all" and not self.smoothing:
+            raise UsageError(
+                f"smoothing-over is {self.smoothing_over} and smoothing is 0", "give --smoothing 0.1, for example"
+            )
         if self.nesterov and self.momentum == 0:
             raise UsageError("nesterov is set and momentum is 0", "give --momentum 0.9")
         check_count("workers", self.workers, "auto", low=0, high=_MOST_THREADS)

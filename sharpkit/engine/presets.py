@@ -12,11 +12,28 @@ from typing import Any
 
 from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.papers import PRESETS
-from sharpkit.engine.published import Method, Preset
+from sharpkit.engine.published import Method, Preset, Value, Values
 from sharpkit.errors import UsageError
 
-_OF_BASE = ("lr", "wd", "momentum", "nesterov")
+_OF_BASE = ("lr", "wd", "wd_in_loss", "momentum", "nesterov")
 """What a paper chose for its base optimizer; for another one it means nothing."""
+
+
+_REFINES = {"smoothing_over": "smoothing"}
+"""Options that say how another one is meant; with that one at 0 they mean nothing."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Values that were taken from a preset.
+
+    Args:
+        options: By option of the run.
+        parameters: By parameter of the recipe, as it is written in --opt.
+    """
+
+    options: Values = field(default_factory=dict[str, Value])
+    parameters: Values = field(default_factory=dict[str, Value])
 
 
 @dataclass(frozen=True)
@@ -27,11 +44,13 @@ class Applied:
         given: What TrainConfig takes.
         note: One line for people; empty without a preset.
         sources: For every option that the preset gave something to, where that comes from.
+        values: The preset's values that were taken, by option, and by parameter of the recipe.
     """
 
     given: dict[str, Any]
     note: str = ""
     sources: Mapping[str, str] = field(default_factory=dict[str, str])
+    values: Taken = field(default_factory=lambda: Taken())
 
 
 def find(name: str) -> Preset:
@@ -70,7 +89,11 @@ def apply(given: Mapping[str, Any]) -> Applied:
     foreign = given.get("base", options["base"].value) != options["base"].value
     if foreign:
         options = {name: value for name, value in options.items() if name not in _OF_BASE}
-    taken = {name: value for name, value in options.items() if name not in given}
+    taken = {
+        name: value
+        for name, value in options.items()
+        if name not in given and given.get(_REFINES.get(name, ""), 1) != 0
+    }
     parameters = {
         key if len(recipes) == 1 else f"{name}.{key}": value
         for name, method in methods.items()
@@ -82,7 +105,8 @@ def apply(given: Mapping[str, Any]) -> Applied:
     sources = {name: value.source for name, value in taken.items()}
     if parameters:
         sources["opt"] = "; ".join(f"{key}: {value.source}" for key, value in parameters.items())
-    return Applied(values, _note(preset, given, values, methods, foreign), sources)
+    note = _note(preset, given, values, methods, foreign, {**taken, **parameters})
+    return Applied(values, note, sources, Taken(taken, parameters))
 
 
 def configured(given: Mapping[str, Any]) -> TrainConfig:
@@ -108,13 +132,20 @@ def _chosen(recipe: str, key: str, opt: str, given: Mapping[str, Any]) -> bool:
 
 
 def _note(
-    preset: Preset, given: Mapping[str, Any], values: Mapping[str, Any], methods: Mapping[str, Method], foreign: bool
+    preset: Preset,
+    given: Mapping[str, Any],
+    values: Mapping[str, Any],
+    methods: Mapping[str, Method],
+    foreign: bool,
+    taken_values: Values,
 ) -> str:
-    """Return in one line what was taken, what was not, and where the sources are."""
+    """Return in one line what was taken, what is nobody's but ours, what was not taken, and where the sources are."""
     own = next(iter(preset.methods))
     taken = " ".join(f"{name}={value}" for name, value in values.items() if name not in given or name == "opt")
     kept = [name for name in given if name in preset.options]
     said = [f"preset {preset.name}, {preset.cited}: {taken}"]
+    if invented := [name for name, value in taken_values.items() if value.origin == "ours"]:
+        said.append(f"said by neither the paper nor its code: {', '.join(invented)}")
     if kept:
         said.append(f"yours: {', '.join(kept)}")
     if foreign:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
-from torch.nn import functional
 
 from sharpkit.core import vec
 from sharpkit.core.task import Batch, Supervised
@@ -17,6 +15,7 @@ from sharpkit.data.part import in_order
 from sharpkit.diagnostics.curvature.spectrum import hessian
 from sharpkit.diagnostics.gradients.gradient_variance import gradient_variance
 from sharpkit.diagnostics.sharpness import sharpness
+from sharpkit.engine.objective import loss_of
 from sharpkit.engine.probe_names import AHEAD, KEYS, MOMENTS, probe_names
 from sharpkit.engine.session import Session
 from sharpkit.errors import DivergedError, check_count
@@ -43,7 +42,7 @@ class Probes:
         self.names = probe_names(config.probe)
         self._session = session
         self._every = config.probe_every or session.steps_per_epoch
-        loss = partial(functional.cross_entropy, label_smoothing=config.smoothing)
+        loss = loss_of(session.dataset, config.smoothing, config.smoothing_over)
         self._task = Supervised(session.model, loss)
         generator = torch.Generator().manual_seed((config.seed + _SEED) % 2**63)
         count = check_count("probe-samples", config.probe_samples, "all")

@@ -1,24 +1,31 @@
-"""What a published setting is: values for the options of a run and of its recipes, each with its source."""
+"""What a preset is: values for the options of a run and of its recipes, each with its source and origin."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
+
+Origin = Literal["paper", "authors' code", "ours"]
+"""Who says a value: the paper, its authors' public code, or nobody but this package."""
+
+ORIGINS: tuple[Origin, ...] = get_args(Origin)
 
 
 @dataclass(frozen=True)
 class Value:
-    """A published value.
+    """A value of a preset.
 
     Args:
         value: What TrainConfig or a recipe takes.
-        source: Authors, year and place.
+        source: Authors, year and place; of a value of ours, the reason for it.
+        origin: Who says it.
     """
 
     value: Any
     source: str
+    origin: Origin
 
 
 Values = Mapping[str, Value]
@@ -88,9 +95,19 @@ class Paper:
     title: str
 
     def says(self, place: str, /, **values: Any) -> dict[str, Value]:
-        """Return values that stand in one place of the paper, or of its authors' code."""
-        return {name: Value(value, f"{self.cited}, {place}") for name, value in values.items()}
+        """Return values that stand in one place of the paper."""
+        return {name: Value(value, f"{self.cited}, {place}", "paper") for name, value in values.items()}
+
+    def code(self, place: str, /, **values: Any) -> dict[str, Value]:
+        """Return values that stand in one place of the authors' code."""
+        source = f"{self.cited}, authors' {place}"
+        return {name: Value(value, source, "authors' code") for name, value in values.items()}
 
     def preset(self, data: str, model: str, options: Values, methods: Mapping[str, Method]) -> Preset:
         """Return the preset KEY/DATA/MODEL."""
         return Preset(f"{self.key}/{data}/{model}", self.cited, self.title, options, methods)
+
+
+def ours(reason: str, /, **values: Any) -> dict[str, Value]:
+    """Return values that neither a paper nor its authors' code gives."""
+    return {name: Value(value, f"ours: {reason}", "ours") for name, value in values.items()}

@@ -11,7 +11,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -36,7 +36,7 @@ METRICS = {
 """What is printed, and in which unit."""
 
 _CELL = re.compile(r"(?P<value>\d+(\.\d+)?)( ± (?P<spread>\d+\.\d+)| \((?P<delta>[+-]\d+\.\d+)\))?")
-_NOT_OPTIONS = ("opt", "metric", "against", "average", "cells")
+_NOT_OPTIONS = ("opt", "metric", "against", "average", "cells", "network")
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class Table:
         entries: The numbers.
         averages: Averages that are printed too.
         remarks: What the paper does not say, and what is not as in the paper.
+        ours: Options and parameters of recipes that a table needs and the paper does not say, with the reason for each.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Table:
     entries: tuple[Entry, ...]
     averages: tuple[Average, ...] = ()
     remarks: tuple[str, ...] = ()
+    ours: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def given(self, entry: Entry) -> dict[str, Any]:
         """Return what `presets.configured` makes the configuration of an entry's runs from."""
@@ -187,6 +189,7 @@ def _read(paper: str) -> Mapping[str, Table]:
             entries=tuple(entry for row in grid for entry, average in row if not average),
             averages=tuple(_averages(grid)),
             remarks=(*document["remarks"], *raw.get("remarks", ())),
+            ours=raw.get("ours", {}),
         )
     return read
 
@@ -215,7 +218,7 @@ def _entry(said: Mapping[str, Any], shared: Mapping[str, Any], cell: str | Mappi
     if "average" in said:
         options.pop("preset", None)
     elif "preset" in options:
-        options["preset"] = options["preset"].format(**said)
+        options["preset"] = options["preset"].format(**{"network": said.get("model"), **said})
     if "average" in said or against == opt:
         against = ""
     return Entry(opt, options, said["metric"], **numbers, against=against, printed=printed, note=note)

@@ -25,6 +25,7 @@ from sharpkit.data.part import Part, Share, drawn
 from sharpkit.data.split import Splits
 from sharpkit.engine import external, ranks, runtime, schedules
 from sharpkit.engine.agreement import on_first
+from sharpkit.engine.augmentation import parse_augmentation
 from sharpkit.engine.bases import build_base, default_lr
 from sharpkit.engine.compiling import check_graphs, compiled
 from sharpkit.engine.config import TrainConfig, with_radius
@@ -109,11 +110,14 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
     if config.save_every == "best" and not len(parts.val):
         raise UsageError("save-every is best, and no validation data are held out", "raise --val-frac")
     check_rule(rule, dataset)
-    loss = loss_of(dataset, config.smoothing)
-    augment = dataset.augment if config.augment == "auto" else config.augment
+    loss = loss_of(dataset, config.smoothing, config.smoothing_over)
+    augment = parse_augmentation(dataset.augment if config.augment == "auto" else config.augment)
     spread, pair = ranks.roles(config.sampa_devices, independent=_is_parallel(rule, config), timeout=config.timeout)
     share = Share(spread.rank, spread.size, rule.shards or 1)
-    loader = Loader(splits.train, config.batch_size, config.seed, dataset, cast("Any", augment), share)
+    loader = Loader(
+        splits.train, config.batch_size, config.seed, dataset, cast("Any", augment.kind), share,
+        cutout=augment.size, prob=augment.prob,
+    )  # fmt: skip
     check_probes(
         config.probe,
         rule.name,
@@ -180,7 +184,7 @@ def build(config: TrainConfig, *, asked: TrainConfig | None = None) -> Session:
         rho=None,
         lr=default_lr(config.base) if config.lr is None else config.lr,
         model=chosen,
-        augment=cast("Any", augment),
+        augment=augment.text,
         device=str(device),
         threads=str(threads),
         channels_last=cast("Any", layout),

@@ -107,7 +107,7 @@ def load(
         external.seed(config.seed)
         network = build_model(config.model, dataset).to(where)
         samples = _samples(dataset, config, part, count, seed).to(where)
-        task = Supervised(network, loss_of(dataset, config.smoothing))
+        task = Supervised(network, loss_of(dataset, config.smoothing, config.smoothing_over))
         materialise(network, task, next(samples.batches(in_order(min(2, len(samples)), 2))))
         load_weights(network, file)
     except SharpkitError:

@@ -9,42 +9,46 @@ pixel before the head.
 Batch norm follows every convolution, which therefore has no bias: batch norm would subtract it again (Ioffe, Szegedy
 2015, section 3.2), so a bias would only add a direction in which the loss is flat. Ports keep these biases, 2,752,
 4,224 and 5,504 parameters. Initial weights are those of `blocks.initialised`, where the paper trained the smallest
-network first.
+network first. `vgg11-bn-4096` is the network of Sparse SAM's code: hidden layers of 4096 units, biases, and PyTorch's
+own initial weights.
 """
 
 from __future__ import annotations
 
 from torch import nn
 
-from sharpkit.models.blocks import conv3x3, image_channels, initialised, normalised
+from sharpkit.models.blocks import image_channels, initialised, normalised
 
 _HIDDEN = 512
 
 
-def vgg(channels: int, classes: int, counts: tuple[int, ...]) -> nn.Module:
+def vgg(
+    channels: int, classes: int, counts: tuple[int, ...], hidden: int = _HIDDEN, *, plain: bool = False
+) -> nn.Module:
     """Return a network of five stages, each of which ends in a max-pooling, and three linear layers.
 
     Args:
         channels: Of the image.
         classes: Outputs.
         counts: Convolutions a stage.
+        hidden: Units of the two hidden linear layers.
+        plain: Whether convolutions have biases and all layers keep PyTorch's initial weights.
     """
     model = nn.Sequential()
     before = channels
     for number, (width, count) in enumerate(zip((64, 128, 256, 512, 512), counts, strict=True), 1):
         layers: list[nn.Module] = []
         for _ in range(count):
-            layers += [conv3x3(before, width), normalised(width)]
+            layers += [nn.Conv2d(before, width, 3, padding=1, bias=plain), normalised(width)]
             before = width
         model.add_module(f"stage{number}", nn.Sequential(*layers, nn.MaxPool2d(2)))
     model.add_module("pool", nn.AdaptiveAvgPool2d(1))
     model.add_module("flatten", nn.Flatten())
     for number in (1, 2):
-        hidden = nn.Sequential(nn.Linear(before, _HIDDEN), nn.ReLU(), nn.Dropout())
-        model.add_module(f"hidden{number}", hidden)
-        before = _HIDDEN
+        model.add_module(f"hidden{number}", nn.Sequential(nn.Linear(before, hidden), nn.ReLU(), nn.Dropout()))
+        before = hidden
     model.add_module("head", nn.Linear(before, classes))
-    return initialised(model)
+    return model if plain else initialised(model)
 
 
 def vgg11_bn(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -53,6 +57,14 @@ def vgg11_bn(shape: tuple[int, ...], classes: int) -> nn.Module:
     Simonyan, Zisserman (2015), section 2, table 1, column A. 9,753,674 parameters.
     """
     return vgg(image_channels("vgg11-bn", shape, smallest=32), classes, (1, 1, 2, 2, 2))
+
+
+def vgg11_bn_4096(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return VGG-11 with batch norm and hidden layers of 4096 units, as in the code of Sparse SAM.
+
+    Mi et al. (2022), authors' models/vgg. 28,149,514 parameters.
+    """
+    return vgg(image_channels("vgg11-bn-4096", shape, smallest=32), classes, (1, 1, 2, 2, 2), 4096, plain=True)
 
 
 def vgg16_bn(shape: tuple[int, ...], classes: int) -> nn.Module:

@@ -75,3 +75,32 @@ def wrn16_8(shape: tuple[int, ...], classes: int) -> nn.Module:
     Zagoruyko, Komodakis (2016), section 2. 10,961,370 parameters (11.0M in table 5).
     """
     return wide_resnet(image_channels("wrn16-8", shape), classes, 16, 8)
+
+
+def wrn34_2(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return WRN-34-2, which is what the code of SAMPa and BiSAM builds for WRN-28-2.
+
+    Xie et al. (2024), authors' model/wide_res_net, with its initial weights. 1,855,578 parameters.
+    """
+    return _of_sampa(wide_resnet(image_channels("wrn34-2", shape), classes, 34, 2))
+
+
+def wrn34_10(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Return WRN-34-10, which is what the code of SAMPa and BiSAM builds for WRN-28-10.
+
+    Xie et al. (2024), authors' model/wide_res_net, with its initial weights. 46,160,474 parameters.
+    """
+    return _of_sampa(wide_resnet(image_channels("wrn34-10", shape), classes, 34, 10))
+
+
+def _of_sampa(model: nn.Module) -> nn.Module:
+    """Return a model with convolutions normal with variance 2 / fan-in, and a head of zeros.
+
+    Of a stage with (28 - 4) / 6 = 4 blocks that code makes one of another kind and 4 more, hence 34 layers.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.zeros_(module.weight)
+    return model

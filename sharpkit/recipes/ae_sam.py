@@ -77,9 +77,9 @@ def ae_sam(rho: float = 0.1, lam1: float = -1.0, lam2: float = 1.0, delta: float
     """Perturb where the squared gradient norm exceeds its running mean by c_t standard deviations; else u = g.
 
     c_t goes from lam2 at the first step to lam1 at the last. Jiang, Yang, Zhang, Kwok (2023), "An Adaptive Policy to
-    Employ Sharpness-Aware Minimization", eqs. (4)-(6) and Algorithm 1. The averages are updated before the comparison,
-    as there, and the perturbation is normalised, as in its eq. (2). Cost: 1 to 2 gradients a step, about 1.5 with the
-    defaults.
+    Employ Sharpness-Aware Minimization", eqs. (4) and (5) and Algorithm 1. The averages are updated before the
+    comparison, as there, and the perturbation is normalised, as in its eq. (2). Cost: 1 to 2 gradients a step, about
+    1.5 with the defaults.
 
     Args:
         rho: Radius, Euclidean norm over all parameters jointly.

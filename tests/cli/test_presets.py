@@ -165,11 +165,11 @@ def test_a_wrong_preset_and_the_list_do_not_wait_for_torch():
 
 def test_on_a_pipe_a_row_for_every_value(sharpkit):
     header, *rows = [line.split("\t") for line in sharpkit("ls", "presets").stdout.splitlines()]
-    assert header == ["preset", "option", "value", "source"]
-    assert {len(row) for row in rows} == {4}
+    assert header == ["preset", "option", "value", "origin", "source"]
+    assert {len(row) for row in rows} == {5}
     assert all(all(row) for row in rows)
     assert list(dict.fromkeys(row[0] for row in rows)) == list(PRESETS)
-    assert ["ssam/cifar10/resnet18", "sgd:wd", "0.0005", "Mi et al. (2022), section 5.1"] in rows
+    assert ["ssam/cifar10/resnet18", "sgd:wd", "0.0005", "paper", "Mi et al. (2022), section 5.1"] in rows
     assert len({(row[0], row[1]) for row in rows}) == len(rows)
 
 
@@ -189,4 +189,5 @@ def test_as_a_document(sharpkit):
     first = document["items"][0]
     assert first["opts"] == ["ssam-f", "ssam-d", "sam", "sgd"]
     assert first["paper"].startswith("Mi et al. (2022), Make Sharpness-Aware")
-    assert {"option": "lr", "value": 0.05, "source": "Mi et al. (2022), section 5.1"} in first["values"]
+    source = "Mi et al. (2022), section 5.1"
+    assert {"option": "lr", "value": 0.05, "origin": "paper", "source": source} in first["values"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sharpkit.data.augment import Normalise, random_crop, random_cutout, random_flip
+from sharpkit.data.augment import Among, Normalise, random_crop, random_cutout, random_flip
 
 SHAPES = [(5, 1, 8, 8), (4, 3, 6, 9), (3, 2, 7, 4), (1, 1, 1, 1)]
 
@@ -70,6 +70,25 @@ def test_cutout_blanks_a_square_cut_off_at_the_border(shape, side):
             for j in range(max(0, left), min(width, left + side)):
                 expected[n, :, i, j] = 0
     assert np.array_equal(random_cutout(x, side, stream()).numpy(), expected)
+
+
+@pytest.mark.parametrize("prob", [0.3, 0.5])
+def test_cutout_of_some_images_leaves_the_others_and_blanks_the_same_squares(prob):
+    x = images((50, 2, 9, 7))
+    generator = stream()
+    for size in (9, 7):
+        torch.randint(0, size, (50, 1), generator=generator)
+    hit = torch.rand((50, 1), generator=generator)[:, 0] < prob
+    found, every = random_cutout(x, 4, stream(), None, prob), random_cutout(x, 4, stream())
+    assert torch.equal(found[hit], every[hit])
+    assert torch.equal(found[~hit], x[~hit])
+    assert 0 < int(hit.sum()) < 50
+
+
+def test_cutout_of_a_share_of_a_batch_is_that_of_the_batch():
+    x, positions = images((20, 1, 6, 6)), torch.tensor([3, 4, 11, 19])
+    share = random_cutout(x[positions], 4, stream(), Among(20, positions), 0.5)
+    assert torch.equal(share, random_cutout(x, 4, stream(), None, 0.5)[positions])
 
 
 def test_cutout_centres_are_all_pixels_alike():

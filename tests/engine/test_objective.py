@@ -8,6 +8,7 @@ from sharpkit import RECIPES, SharpnessAware
 from sharpkit.core.task import Supervised
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.samples import Samples
+from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.evaluate import evaluate
 from sharpkit.engine.objective import check_rule, loss_of, squared_error
 from sharpkit.errors import UsageError
@@ -33,6 +34,32 @@ def test_classes_have_the_cross_entropy_with_its_smoothing():
     log = np.log(np.exp(z.numpy()) / np.exp(z.numpy()).sum())
     expected = -(0.7 * log[0, 2] + 0.3 * log[0].mean())
     assert float(loss_of(dataset(3), 0.3)(z, y)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
+def test_smoothing_over_the_others_is_their_cross_entropy_and_its_gradient(classes, smoothing):
+    """The oracle is sum_k -q_k log p_k with q = 1 - s for the label and s / (K - 1) for the others, and p - q."""
+    generator = np.random.default_rng(classes)
+    z, labels = generator.normal(size=(5, classes)), generator.integers(classes, size=5)
+    p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+    q = np.full((5, classes), smoothing / (classes - 1))
+    q[np.arange(5), labels] = 1 - smoothing
+    logits = torch.tensor(z, requires_grad=True)
+    loss = loss_of(dataset(classes), smoothing, "others")(logits, torch.tensor(labels))
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(-(q * np.log(p)).sum(1).mean()), abs=1e-12)
+    np.testing.assert_allclose(logits.grad.numpy(), (p - q) / 5, rtol=0, atol=1e-12)
+
+
+def test_smoothing_beyond_the_uniform_distribution_is_refused():
+    with pytest.raises(UsageError, match=r"smoothing is 0.6 over the other classes, allowed are at most 0.5 of 2"):
+        loss_of(dataset(2), 0.6, "others")
+
+
+def test_smoothing_over_the_others_needs_smoothing():
+    with pytest.raises(UsageError, match="smoothing-over is others and smoothing is 0"):
+        TrainConfig(smoothing_over="others")
 
 
 def test_smoothing_of_numbers_is_refused():

@@ -170,7 +170,7 @@ def test_unknown_options_are_refused_with_a_suggestion(name, hint):
         ("nesterov", 1, "bool"),
         ("opt", ["sam"], "str"),
         ("opt", 1.5, "str"),
-        ("augment", "strong", r"auto\|none\|basic\|cutout"),
+        ("sched", "linear", r"cosine\|step\|const"),
         ("clip", {}, "float"),
     ],
 )

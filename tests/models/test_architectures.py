@@ -35,6 +35,11 @@ PUBLISHED = {
     # osmr/imgclsmob; Zagoruyko, Komodakis (2016), table 5: 36.5M and 11.0M
     "wrn28-10": 36_479_194,
     "wrn16-8": 10_961_370,
+    # LIONS-EPFL/SAMPa, model/wide_res_net.py: WideResNet(28, 2) and WideResNet(28, 10), counted when built
+    "wrn34-2": 1_855_578,
+    "wrn34-10": 46_160_474,
+    # Mi-Peng/Sparse-Sharpness-Aware-Minimization, models/vgg.py: vgg11_bn, counted when built
+    "vgg11-bn-4096": 28_149_514,
     # chenyaofo/pytorch-cifar-models (9.76M and 15.25M), less the biases of convolutions that batch norm removes
     "vgg11-bn": 9_756_426 - (64 + 128 + 2 * 256 + 4 * 512),
     "vgg16-bn": 15_253_578 - (2 * 64 + 2 * 128 + 3 * 256 + 6 * 512),
@@ -44,7 +49,15 @@ PUBLISHED = {
     "pyramidnet110": 28_485_477,
 }
 
-ROUNDED = {"resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66, "resnet56": 0.85, "wrn28-10": 36.5, "wrn16-8": 11.0}
+ROUNDED = {
+    "resnet20": 0.27,
+    "resnet32": 0.46,
+    "resnet44": 0.66,
+    "resnet56": 0.85,
+    "wrn28-10": 36.5,
+    "wrn16-8": 11.0,
+    "wrn34-10": 46.2,
+}
 """Millions of parameters as the papers print them."""
 
 
@@ -94,12 +107,12 @@ def wide(depth, k, channels, classes):
     return total
 
 
-def vgg(letter, channels, classes):
+def vgg(letter, channels, classes, hidden=512, biases=False):
     columns = {"A": "64 128 256 256 512 512 512 512", "D": "64 64 128 128 256 256 256 512 512 512 512 512 512"}
     columns["E"] = "64 64 128 128 256 256 256 256 512 512 512 512 512 512 512 512"
     widths = [channels, *(int(w) for w in columns[letter].split())]
-    convolutions = sum(9 * a * b + norm(b) for a, b in pairwise(widths))
-    return convolutions + 2 * (512 * 512 + 512) + 512 * classes + classes
+    convolutions = sum(9 * a * b + norm(b) + b * biases for a, b in pairwise(widths))
+    return convolutions + 512 * hidden + hidden + hidden * hidden + hidden + hidden * classes + classes
 
 
 def dense(channels, classes, k=32):
@@ -142,6 +155,8 @@ def closed_form(name, channels, classes):
         return thin_resnet(number, channels, classes, name.endswith("projection"))
     if name.startswith("wrn"):
         return wide(number, int(name.split("-")[1]), channels, classes)
+    if name == "vgg11-bn-4096":
+        return vgg("A", channels, classes, 4096, biases=True)
     if name.startswith("vgg"):
         return vgg({11: "A", 16: "D", 19: "E"}[number], channels, classes)
     return {
@@ -181,7 +196,7 @@ def test_the_docstring_states_source_and_number_of_parameters(name):
     text = " ".join(inspect.getdoc(MODELS[name]).split())
     said = describe(name)
     assert re.findall(r"([\d,]{5,}) parameters", text) == [f"{said.parameters:,}"]
-    assert re.search(r"\(20\d\d\), section \d", said.source)
+    assert re.search(r"\(20\d\d\), (section \d|authors' models?/\w+)", said.source)
     assert said.what
     assert "." not in said.what
 

@@ -232,6 +232,32 @@ def test_convolutions_start_with_variance_two_over_fan_out(name):
             assert not module.bias.any()
 
 
+def test_the_wide_networks_of_sampas_code_start_with_variance_two_over_fan_in_and_a_head_of_zeros():
+    torch.manual_seed(0)
+    model = MODELS["wrn34-2"]((3, 8, 8), 10)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            expected = (2 / (module.in_channels * module.kernel_size[0] * module.kernel_size[1])) ** 0.5
+            spread = 5 / (2 * module.weight.numel()) ** 0.5
+            assert abs(float(module.weight.detach().std()) / expected - 1) < spread
+        elif isinstance(module, nn.Linear):
+            assert not module.weight.any()
+            assert not module.bias.any()
+
+
+def test_the_network_of_sparse_sams_code_keeps_torchs_initial_weights_and_drops_hidden_units():
+    """torch's convolutions and linear layers are uniform in [-1, 1] / sqrt(fan-in), weights and biases."""
+    torch.manual_seed(0)
+    model = MODELS["vgg11-bn-4096"]((3, 32, 32), 10)
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    for module in layers:
+        bound = module.weight[0].numel() ** -0.5
+        assert 0.9 * bound < float(module.weight.detach().abs().max()) <= bound
+        assert 0 < float(module.bias.detach().abs().max()) <= bound
+    assert [m.out_features for m in layers if isinstance(m, nn.Linear)] == [4096, 4096, 10]
+    assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.5, 0.5]
+
+
 def test_the_transformer_starts_with_standard_deviation_two_hundredths():
     torch.manual_seed(0)
     model = VisionTransformer(SHAPE, 10, patch=4, width=64, depth=2, heads=4)

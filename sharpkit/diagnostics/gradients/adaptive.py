@@ -51,8 +51,8 @@ def ae_sam_share(
 ) -> AeSamShare:
     """Return how often AE-SAM would perturb if its squared gradient norms had this distribution all along.
 
-    Jiang et al. (2023), "An Adaptive Policy to Employ Sharpness-Aware Minimization", eqs. (4)-(6), where the norms are
-    modelled as normal.
+    Jiang et al. (2023), "An Adaptive Policy to Employ Sharpness-Aware Minimization", eqs. (4) and (5), where the norms
+    are modelled as normal.
 
     Args:
         values: (n,); squared gradient norms of independent batches.
