@@ -97,7 +97,7 @@ def datasets() -> str:
 
 def _needs(source: Source) -> str:
     if not isinstance(source, Stored):
-        return source.place(Access())
+        return source.where.text(Access().folder)
     return "`--download`, or files" if source.downloads else "files"
 
 

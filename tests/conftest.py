@@ -1,6 +1,5 @@
 """What every test runs under."""
 
-import copy
 import os
 import signal
 from functools import cache
@@ -47,18 +46,17 @@ def alone(tmp_path, monkeypatch):
 
 
 @cache
-def _parsed():
-    from sklearn.datasets import load_digits
-
-    return load_digits()
+def _parsed(table):
+    return table()
 
 
 @pytest.fixture
 def many_runs(monkeypatch):
-    """The digits parsed once, and files that do not wait for the disk: no test cuts the power.
+    """The digits read once, and files that do not wait for the disk: no test cuts the power.
 
     Processes that a test starts, and may kill, are not concerned.
     """
     digits = import_module("sharpkit.data.digits")  # sharpkit.data.digits is the function in it
-    monkeypatch.setattr(digits, "load_digits", lambda: copy.deepcopy(_parsed()))
+    table = digits._table
+    monkeypatch.setattr(digits, "_table", lambda: _parsed(table).copy())
     monkeypatch.setattr(os, "fsync", lambda _: None)

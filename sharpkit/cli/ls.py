@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from sharpkit.cli.catalogue import catalogue
 from sharpkit.cli.terminal import Terminal
+from sharpkit.data.place import Place
 from sharpkit.engine.config import options
 from sharpkit.engine.documents import document, to_json
-
-if TYPE_CHECKING:
-    from sharpkit.data.source import Access, Source
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
@@ -65,10 +64,7 @@ def _items(what: str, data_dir: str) -> list[dict[str, Any]]:
 
 
 def _opts(*, brief: bool) -> Table:
-    from sharpkit.recipes import RECIPES
-    from sharpkit.recipes.describe import describe
-
-    told = [(name, describe(recipe)) for name, recipe in RECIPES.items()]
+    told = catalogue().recipes.items()
     if brief:
         header = ("name", "parameters", "gradients", "what it does")
         return header, [(n, " ".join(d.settings), d.cost.partition(" gradient")[0], d.brief) for n, d in told]
@@ -81,24 +77,18 @@ def _opts(*, brief: bool) -> Table:
 
 def _unions(*, brief: bool) -> Table:
     """Return a row for every pair with why it is refused, or for a person what each recipe does not join with."""
-    from sharpkit.recipes import RECIPES
-    from sharpkit.recipes.unions import refusals
-
     if not brief:
-        rows = [(f"{a}+{b}", "no" if why else "yes", why) for (a, b), why in refusals().items()]
+        rows = [(f"{a}+{b}", "no" if why else "yes", why) for (a, b), why in catalogue().refusals.items()]
         return ("union", "allowed", "why not"), rows
-    others = len(RECIPES) - 1
+    others = len(catalogue().recipes) - 1
     rows = [(name, str(others - len(apart)), ", ".join(apart) or "-") for name, apart in _apart().items()]
     return ("name", "joins with", "not with"), rows
 
 
 def _apart() -> dict[str, list[str]]:
     """Return for every recipe those that it does not join with."""
-    from sharpkit.recipes import RECIPES
-    from sharpkit.recipes.unions import refusals
-
-    refused = [pair for pair, why in refusals().items() if why]
-    return {name: [b if a == name else a for a, b in refused if name in (a, b)] for name in RECIPES}
+    refused = [pair for pair, why in catalogue().refusals.items() if why]
+    return {name: [b if a == name else a for a, b in refused if name in (a, b)] for name in catalogue().recipes}
 
 
 def _models() -> Table:
@@ -112,33 +102,28 @@ def _models() -> Table:
 
 def _data(data_dir: str, *, brief: bool) -> Table:
     """Return size and place of every data set, and whether it is there."""
-    from sharpkit.data import DATASETS
-    from sharpkit.data.source import Access
-
-    access = Access(Path(data_dir))
-    told = [(name, source, source.size, source.size.form) for name, source in DATASETS.items()]
+    folder, told = Path(data_dir), catalogue().data.items()
     if brief:
         return ("name", "samples", "shape", "classes", "place"), [
-            (name, f"{n.training}+{n.test}", shape, str(n.classes), _place(source, access))
-            for name, source, n, shape in told
+            (name, f"{d.training}+{d.test}", d.shape, str(d.classes), _place(d.place, folder)) for name, d in told
         ]
     header = ("name", "training", "test", "shape", "classes", "there", "place", "what it is")
-    rows = [
-        (name, str(n.training), str(n.test), shape, str(n.classes), _there(source, access), source.place(access))
-        for name, source, n, shape in told
-    ]
-    return header, [(*row, source.what) for row, source in zip(rows, DATASETS.values(), strict=True)]
+    return header, [
+        (name, str(d.training), str(d.test), d.shape, str(d.classes), _there(d.place, folder), d.place.text(folder),
+         d.what)
+        for name, d in told
+    ]  # fmt: skip
 
 
-def _there(source: Source, access: Access) -> str:
-    return "yes" if source.there(access) else "no"
+def _there(place: Place, folder: Path) -> str:
+    return "yes" if place.holds(folder) else "no"
 
 
-def _place(source: Source, access: Access) -> str:
+def _place(place: Place, folder: Path) -> str:
     """Return for a person where a data set is, or where it is not."""
-    if not source.there(access):
-        return f"not in {access.folder}"
-    return source.place(access).replace(str(Path.home()), "~", 1)
+    if not place.holds(folder):
+        return f"not in {folder}"
+    return place.text(folder).replace(str(Path.home()), "~", 1)
 
 
 def _presets(*, brief: bool) -> Table:

@@ -16,7 +16,7 @@ from sharpkit.commands.compare_metrics import check_known, value_of
 from sharpkit.commands.compare_result import CompareResult, cost_of
 from sharpkit.commands.requirements import check_named, judged
 from sharpkit.commands.selection import selected
-from sharpkit.engine import rundir
+from sharpkit.engine.environment import environment
 from sharpkit.engine.runs import Run, collected
 from sharpkit.recipes.grammar import pieces
 from sharpkit.recipes.grid import named
@@ -77,7 +77,7 @@ def result_of(
         files=[],
         signal_number=0,
         args=args,
-        env={**rundir.environment(torch.device("cpu")), "device": device},
+        env={**environment(torch.device("cpu")), "device": device},
         cost=cost_of([run.summary for run in runs], seconds),
         printed={},
     )

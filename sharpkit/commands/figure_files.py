@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sharpkit.engine import checkpoint
+from sharpkit.engine.atomic import write_atomically
 
 FIGURES = (".png", ".pdf", ".svg")
 """The endings of figures."""
@@ -13,5 +13,5 @@ FIGURES = (".png", ".pdf", ".svg")
 
 def write_figure(path: Path, figure: Any) -> Path:
     """Write a matplotlib figure whole or not at all, in the format of its ending."""
-    checkpoint.write_atomically(path, lambda file: figure.savefig(file, dpi=200, format=path.suffix[1:]))
+    write_atomically(path, lambda file: figure.savefig(file, dpi=200, format=path.suffix[1:]))
     return path

@@ -18,7 +18,7 @@ from sharpkit.commands.result_files import drawn_if_possible, write_lines
 from sharpkit.diagnostics.surfaces.landscape import landscape
 from sharpkit.diagnostics.surfaces.landscape_result import LandscapeResult
 from sharpkit.engine.agreement import on_first
-from sharpkit.engine.checkpoint import write_atomically
+from sharpkit.engine.atomic import write_atomically
 from sharpkit.engine.ranks import current, join
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained

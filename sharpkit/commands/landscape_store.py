@@ -19,7 +19,7 @@ from sharpkit.core.task import Batch, tensors
 from sharpkit.diagnostics.surfaces.cells import Cells
 from sharpkit.diagnostics.surfaces.plane import Plane
 from sharpkit.engine import checkpoint
-from sharpkit.engine.checkpoint import write_atomically
+from sharpkit.engine.atomic import write_atomically
 from sharpkit.engine.ranks import current
 from sharpkit.errors import InputError, one_line
 

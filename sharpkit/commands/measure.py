@@ -15,10 +15,11 @@ from sharpkit.commands.checkpoint_config import CheckpointConfig
 from sharpkit.commands.checkpoints import loaded, record
 from sharpkit.commands.figure_files import FIGURES
 from sharpkit.core.task import Batch
-from sharpkit.engine import ranks, rundir, runtime
+from sharpkit.engine import ranks, runtime
 from sharpkit.engine.agreement import on_first, stopped
-from sharpkit.engine.checkpoint import make_place
+from sharpkit.engine.atomic import make_place
 from sharpkit.engine.documents import document
+from sharpkit.engine.environment import environment
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.trained import Trained
 from sharpkit.errors import InputError, InterruptedRunError, SharpkitError
@@ -162,7 +163,7 @@ def measure(
         for name, trained in loaded(names, config, failed, stop, told):
             try:
                 results[name] = one(name, trained, stop)
-                env = rundir.environment(trained.device)
+                env = environment(trained.device)
             except SharpkitError as error:
                 record(name, error, failed, told, alone=len(set(names)) == 1)
         signal_number = stopped(stop)

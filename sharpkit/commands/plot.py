@@ -15,7 +15,7 @@ import numpy as np
 from sharpkit.commands.curves import Run, averaged, metrics_of, named_groups, read_run
 from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.commands.plot_config import PlotConfig
-from sharpkit.engine.checkpoint import make_place
+from sharpkit.engine.atomic import make_place
 from sharpkit.engine.documents import document
 from sharpkit.engine.rundir import RunDir, write_text
 from sharpkit.errors import InputError, SharpkitError, UsageError

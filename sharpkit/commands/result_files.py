@@ -14,7 +14,7 @@ import numpy as np
 from sharpkit.commands.checkpoints import beside, beside_all
 from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.engine import rundir
-from sharpkit.engine.checkpoint import write_atomically
+from sharpkit.engine.atomic import write_atomically
 from sharpkit.errors import InputError
 
 R = TypeVar("R")

@@ -12,6 +12,7 @@ from sharpkit.engine.agreement import on_first
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.datasets import data_name
 from sharpkit.engine.documents import document, to_json
+from sharpkit.engine.environment import environment
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.presets import configured
@@ -105,7 +106,7 @@ def run(
     session = build(config)
     folder = on_first(lambda: rundir.chosen(ROOT, _name(session), out, overwrite).path)
     run_dir = RunDir(folder, writes=session.comm.rank == 0)
-    run_dir.create(session.config, rundir.environment(session.device), session.asked.preset)
+    run_dir.create(session.config, environment(session.device), session.asked.preset)
     fit = Fit(session, run_dir, observer or Quiet())
     fit.save()  # from here on there is always a checkpoint to go on with
     return _train(fit)
@@ -221,7 +222,7 @@ def _result(fit: Fit) -> TrainResult:
         cost=cost,
         config=to_mapping(session.config),
         asked=_not_default(session.asked),
-        env=rundir.environment(session.device),
+        env=environment(session.device),
         files=[str(path) for path in files],
         warnings=_warnings(counters),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,16 @@ def check_base(base: Optimizer) -> None:
         )
 
 
-def trainable(model: nn.Module, base: Optimizer) -> tuple[list[str], list[Tensor]]:
+class Grouped(Protocol):
+    """What holds parameters in groups, such as a `torch.optim.Optimizer`."""
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups."""
+        ...
+
+
+def trainable(model: nn.Module, base: Grouped) -> tuple[list[str], list[Tensor]]:
     """Return names and tensors of all parameters that the base optimizer steps, the model's in its own order first.
 
     Raises:

@@ -64,13 +64,24 @@ class Clock:
 
 
 @dataclass(frozen=True)
+class ParameterGroups:
+    """Parameters at fixed weights, which nothing steps: in place of a base optimizer, whose class imports the compiler.
+
+    Args:
+        param_groups: As those of `torch.optim.Optimizer`.
+    """
+
+    param_groups: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Surroundings:
     """What stays the same from step to step."""
 
     model: nn.Module
     params: Sequence[Tensor]
     names: Sequence[str]
-    base: Optimizer
+    base: Optimizer | ParameterGroups
     oracle: Oracle
     generator: torch.Generator
     owners: Sequence[nn.Module | None]
@@ -197,6 +208,8 @@ class Step:
             reached: Which parameters `direction` has a gradient for; None is all.
         """
         base, params = self._around.base, self._around.params
+        if isinstance(base, ParameterGroups):
+            raise UsageError("at fixed weights no base optimizer can look ahead", "use a rule without a look-ahead")
         if not self._around.oracle.complex:
             return look_ahead(base, params, direction, how, reached)
         return as_real(look_ahead(base, params, as_stored(direction, params), how, reached))

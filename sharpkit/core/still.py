@@ -19,7 +19,7 @@ from sharpkit.core.parts import completed
 from sharpkit.core.precision import Precision
 from sharpkit.core.rule import Rule
 from sharpkit.core.shape import offset
-from sharpkit.core.step import Clock, Draw, Step, Surroundings
+from sharpkit.core.step import Clock, Draw, ParameterGroups, Step, Surroundings
 from sharpkit.core.task import Batch, LossFunction, Task, as_task
 from sharpkit.core.vec import Vec
 from sharpkit.errors import UsageError
@@ -75,7 +75,7 @@ class Still:
         trained = [p for p in model.parameters() if p.requires_grad]
         if not trained:
             raise UsageError("the model has no parameter that requires a gradient", "call requires_grad_() on some")
-        base = torch.optim.SGD(trained, lr=1.0)
+        base = ParameterGroups([{"params": trained, "lr": 1.0}])
         self.names, self.params = trainable(model, base)
         check_parameters(self.names, self.params, several=comm.size > 1)
         self.owners = owners(model, self.params)

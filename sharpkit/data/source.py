@@ -5,31 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.download import Download
+from sharpkit.data.place import Access, Folder, Package, Place
 from sharpkit.data.text import Corpus
 from sharpkit.errors import InputError, one_line
 
-DEFAULT_FOLDER = "~/.cache/sharpkit"
-
-
-@dataclass(frozen=True)
-class Access:
-    """How data are got at.
-
-    Args:
-        folder: Where data sets lie, each in itself or in a folder of its name.
-        download: Whether one that is missing may be downloaded.
-        workers: Processes that read images during training; 0 reads them in this one.
-    """
-
-    folder: Path = Path(DEFAULT_FOLDER)
-    download: bool = False
-    workers: int = 0
+__all__ = ["Access", "Packaged", "Size", "Source", "Stored", "first_sentence"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +45,9 @@ class Source(Protocol):
         """The first sentence about it."""
         ...
 
-    def place(self, access: Access) -> str:
-        """Return where it comes from."""
-        ...
-
-    def there(self, access: Access) -> bool:
-        """Return whether it can be loaded without a download."""
+    @property
+    def where(self) -> Place:
+        """Where it is looked for."""
         ...
 
     def __call__(self, access: Access = ...) -> Dataset | Corpus:
@@ -86,13 +68,10 @@ class Packaged:
         """The first sentence about it."""
         return first_sentence(self.load)
 
-    def place(self, access: Access) -> str:
-        """Return the package's name."""
-        return f"package {self.package}"
-
-    def there(self, access: Access) -> bool:
-        """Return whether the package is installed."""
-        return find_spec(self.package.replace("scikit-learn", "sklearn")) is not None
+    @property
+    def where(self) -> Package:
+        """The package."""
+        return Package(self.package)
 
     def __call__(self, access: Access | None = None) -> Dataset:
         """Return the data set."""
@@ -128,13 +107,10 @@ class Stored:
         """The first sentence about it."""
         return first_sentence(self.load)
 
-    def place(self, access: Access) -> str:
-        """Return the folder that it is in, or that it is looked for in first."""
-        return str(self._found(access) or self._candidates(access)[0])
-
-    def there(self, access: Access) -> bool:
-        """Return whether all files are there."""
-        return self._found(access) is not None
+    @property
+    def where(self) -> Folder:
+        """The folders that its files are looked for in."""
+        return Folder(self.home or self.name, self.files)
 
     def __call__(self, access: Access | None = None) -> Dataset | Corpus:
         """Return the data set, downloaded first if it is missing and that is allowed.
@@ -143,11 +119,11 @@ class Stored:
             InputError: If it is missing, cannot be downloaded, or its files do not hold what they should.
         """
         access = access or Access()
-        folder = self._found(access)
+        folder = self.where.found(access.folder)
         if folder is None and access.download and self.downloads:
             for download in self.downloads:
-                download.fetch(self._candidates(access)[0])
-            folder = self._found(access)
+                download.fetch(self.where.candidates(access.folder)[0])
+            folder = self.where.found(access.folder)
         if folder is None:
             raise self._missing(access)
         try:
@@ -157,34 +133,18 @@ class Stored:
                 f"the data set {self.name} in {folder} cannot be read: {one_line(error)}", "make its files readable"
             ) from error
 
-    def _candidates(self, access: Access) -> tuple[Path, Path]:
-        folder = access.folder.expanduser()
-        return folder / (self.home or self.name), folder
-
-    def _found(self, access: Access) -> Path | None:
-        return next((folder for folder in self._candidates(access) if not self._absent(folder)), None)
-
-    def _absent(self, folder: Path) -> str:
-        """Return the first file that is not in a folder."""
-        missing = (names[0] for names in self.files if not any(_there(folder, name) for name in names))
-        return next(missing, "")
-
     def _missing(self, access: Access) -> InputError:
-        places = self._candidates(access)
-        begun = next((folder for folder in places if self._absent(folder) != self.files[0][0]), None)
+        places = self.where.candidates(access.folder)
+        begun = next((folder for folder in places if self.where.absent(folder) != self.files[0][0]), None)
         where = f"there is no {self.files[0][0]} in {places[0]} or {places[1]}"
         if begun is not None:
-            where = f"{self._absent(begun)} is not in {begun}, and what comes before it is"
+            where = f"{self.where.absent(begun)} is not in {begun}, and what comes before it is"
         into = begun or places[0]
         means = ", or add --download" if self.downloads else f"; {self.by_hand.format(folder=into)}"
         return InputError(
             f"the data set {self.name} is missing: {where}",
             f"put {self.remedy} into {into}, or name another folder with --data-dir{means}",
         )
-
-
-def _there(folder: Path, name: str) -> bool:
-    return any(folder.glob(name)) if "*" in name else (folder / name).exists()
 
 
 def first_sentence(documented: object) -> str:

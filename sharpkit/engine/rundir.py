@@ -1,11 +1,9 @@
-"""The run directory: config.toml, env.json, metrics.jsonl, ckpt.pt, summary.json."""
+"""The run directory: config.toml, env.json, metrics.jsonl, ckpt.pt, summary.json. Does not import torch."""
 
 from __future__ import annotations
 
 import json
-import platform
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -13,13 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import tomli_w
-import torch
 
-from sharpkit import __version__
-from sharpkit.engine.checkpoint import write_atomically
+from sharpkit.engine.atomic import write_atomically
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.documents import finite
-from sharpkit.engine.world import world
 from sharpkit.errors import InputError, UsageError, one_line
 
 
@@ -188,34 +183,3 @@ def read_config(path: Path) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Return versions, device and source state, for env.json and the JSON document."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {
-        "sharpkit": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "platform": platform.platform(),
-        "device": str(device),
-        "device_name": name,
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
-        "world_size": world().size,
-        "git": _git_state(),
-        "argv": sys.argv,
-    }
-
-
-def _git_state() -> str | None:
-    """Return the commit of the working directory, with + behind it if anything is changed."""
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return head.stdout.strip() + ("+" if changed.stdout.strip() else "")

@@ -52,7 +52,8 @@ def pick_device(name: str) -> torch.device:
 
 def set_determinism(wanted: bool) -> None:
     """Allow only deterministic algorithms, or choose the fastest."""
-    torch.use_deterministic_algorithms(wanted)
+    if torch.are_deterministic_algorithms_enabled() != wanted:  # setting it imports the compiler, which takes seconds
+        torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = not wanted
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -40,7 +40,7 @@ def test_every_packaged_data_set_is_tested_here():
 def test_the_list_says_their_size(named):
     name, data, _ = named
     assert DATASETS[name].size == Size(len(data.train), len(data.test), data.shape, data.classes)
-    assert DATASETS[name].there(Access())
+    assert DATASETS[name].where.holds(Access().folder)
 
 
 def test_it_is_the_source_cut_in_two(named):

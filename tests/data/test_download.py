@@ -65,9 +65,9 @@ def test_an_archive_is_unpacked_and_the_data_set_loaded(serve, tmp_path):
     formats.write_cifar10(tmp_path / "source")
     download = serve("cifar-10-python.tar.gz", archive(tmp_path / "source/cifar-10-batches-py"))
     source, access = replace(DATASETS["cifar10"], downloads=(download,)), Access(tmp_path / "d", download=True)
-    assert not source.there(access)
+    assert not source.where.holds(access.folder)
     assert len(source(access).train) == 40
-    assert source.there(access)
+    assert source.where.holds(access.folder)
     assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["cifar10"]
     assert sorted(p.name for p in (tmp_path / "d/cifar10").iterdir()) == ["cifar-10-batches-py"]
     source(access)

@@ -55,7 +55,7 @@ def test_a_folder_of_the_name_is_looked_into_first(tmp_path):
     own = formats.write_svhn(tmp_path / "svhn")
     (tmp_path / "train_32x32.mat").write_bytes(b"damaged")
     assert load("svhn", tmp_path).train.targets.tolist() == own[0][1]
-    assert DATASETS["svhn"].place(Access(tmp_path)) == str(tmp_path / "svhn")
+    assert DATASETS["svhn"].where.text(tmp_path) == str(tmp_path / "svhn")
 
 
 def test_idx_files_may_be_packed_or_not(tmp_path):
@@ -95,7 +95,7 @@ def test_the_pairs_of_cifar10():
 
 def test_a_missing_set_says_where_it_was_looked_for_and_what_to_do(tmp_path):
     for name in WRITERS:
-        assert not DATASETS[name].there(Access(tmp_path))
+        assert not DATASETS[name].where.holds(tmp_path)
         with pytest.raises(InputError) as told:
             load(name, tmp_path)
         assert f"the data set {name} is missing" in told.value.message

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from sharpkit.engine import checkpoint
-from sharpkit.engine.checkpoint import VERSION, foreign_names, load, located, read, save, write_atomically
+from sharpkit.engine.atomic import write_atomically
+from sharpkit.engine.checkpoint import VERSION, foreign_names, load, located, read, save
 from sharpkit.errors import InputError
 from tests.core.support import bits
 

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator
 
 Array = NDArray[np.float64]
 
@@ -26,6 +25,8 @@ def mean_rise(x: Array, y: Array, loss: Array, centre: float, radius: float) -> 
         centre: L(w).
         radius: In units of the directions; the circle must lie on the grid.
     """
+    from scipy.interpolate import RectBivariateSpline, RegularGridInterpolator  # here, because it takes a while
+
     if len(y) == 1:
         ends = cast("Array", RegularGridInterpolator((x,), loss[0])([[-radius], [radius]]))
         return float(ends.mean()) - centre
