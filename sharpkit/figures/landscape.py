@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sharpkit.diagnostics.surfaces.landscape_result import Array, LandscapeResult
-from sharpkit.errors import InputError, UsageError
-from sharpkit.figures.style import COLOURS
+from sharpkit.errors import UsageError
+from sharpkit.figures.style import COLOURS, blank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,22 +88,18 @@ def landscape(
         levels: How many contour levels, about.
 
     Raises:
-        InputError: If matplotlib is not installed.
+        InputError: If matplotlib cannot be imported.
         UsageError: If a logarithmic scale has nothing positive to show.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("a figure needs matplotlib", 'pip install "sharpkit[plot]", or give --out FILE.npz') from error
     if all(result.profile for result in results.values()):
-        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+        figure = blank(6.0, 4.0)
         _profiles(figure.subplots(), results, log, vmin, vmax)
         return figure
     scale = scale_of(list(results.values()), log, vmin, vmax)
     kinds: list[Literal["contour", "surface"]] = ["contour", "surface"] if style == "both" else [style]
     across = min(_ACROSS, len(results))
     down = math.ceil(len(results) / across)
-    figure = Figure(figsize=(1.2 + 3.4 * across, 0.4 + 3.4 * down * len(kinds)), layout="constrained")
+    figure = blank(1.2 + 3.4 * across, 0.4 + 3.4 * down * len(kinds))
     drawn: Any = None
     for row, kind in enumerate(kinds):
         for i, (name, result) in enumerate(results.items()):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sharpkit.errors import InputError
+from sharpkit.libraries import imported
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,13 +49,9 @@ def panels(rows: int, columns: int, *, width: float, height: float, **options: A
         options: Of matplotlib's `subplots`.
 
     Raises:
-        InputError: If matplotlib is not installed.
+        InputError: If matplotlib cannot be imported.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("a figure needs matplotlib", 'pip install "sharpkit[plot]", or give --out FILE.npz') from error
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = blank(width, height)
     axes: Any = figure.subplots(rows, columns, squeeze=False, **options)
     for axis in np.ravel(axes):
         axis.spines[["top", "right"]].set_visible(False)
@@ -63,6 +59,16 @@ def panels(rows: int, columns: int, *, width: float, height: float, **options: A
         axis.xaxis.label.set_size(TITLE)
         axis.yaxis.label.set_size(TITLE)
     return figure, axes
+
+
+def blank(width: float, height: float) -> Figure:
+    """Return a figure without panels, of a size in inches.
+
+    Raises:
+        InputError: If matplotlib cannot be imported.
+    """
+    library = imported("matplotlib.figure", "a figure", "give --no-plot or --out FILE.npz")
+    return library.Figure(figsize=(width, height), layout="constrained")
 
 
 def legend_above(figure: Figure, axis: Any, columns: int) -> None:

@@ -45,7 +45,7 @@ HOMES = {
 
 
 FORMS = {
-    "torchvision:NAME": "a classification model of torchvision (extra vision)",
+    "torchvision:NAME": "a classification model of torchvision",
     "timm:NAME": "a model of timm (extra timm)",
     "hf:DIR": "a sequence classifier of Hugging Face transformers in a local folder, for texts (extra hf)",
     "file.py:function": "a function of one's own: shape of an input, number of classes -> module",

