@@ -134,8 +134,8 @@ class SharpnessAware:
         self._precision = Precision(precision, self.params[0].device)
         self._state = State(
             base,
+            self.params,
             self._precision,
-            self.params[0].device,
             seed,
             self._comm,
             sharded=self.params if sharded is not None else None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +16,7 @@ from sharpkit.core.precision import Precision
 from sharpkit.core.report import StepReport, Totals
 from sharpkit.core.resharding import gathered, scattered
 from sharpkit.core.step import Step
+from sharpkit.core.stored_state import cast_memory, fitted_base_state, load_base_state
 from sharpkit.core.whole import collected, dealt, dealt_base
 from sharpkit.errors import InputError
 
@@ -28,8 +28,8 @@ class State:
 
     Args:
         base: The base optimizer.
+        params: Its parameters, as the rule's vectors are aligned with them.
         precision: Holds the loss scale.
-        device: Where the parameters are.
         seed: Of the rule's own random choices.
         comm: The ranks.
         sharded: The parameters, if they are sharded.
@@ -40,8 +40,8 @@ class State:
     def __init__(
         self,
         base: Optimizer,
+        params: Sequence[Tensor],
         precision: Precision,
-        device: torch.device,
         seed: int,
         comm: Comm = ALONE,
         *,
@@ -58,7 +58,8 @@ class State:
         self.totals = Totals()
         self._base = base
         self._precision = precision
-        self._device = device
+        self._params = params
+        self._device = params[0].device
         self._tallies: dict[str, Tensor] = {}
 
     def count(self, report: StepReport, steps: Iterable[Step]) -> None:
@@ -85,6 +86,7 @@ class State:
         packed = {
             "rule": rule,
             "base": self._base.state_dict(),
+            "dtypes": [str(p.dtype).removeprefix("torch.") for p in self._params],
             "memory": gathered(self.memory.state_dict(), self._comm, apart=self._apart),
             "precision": self._precision.state_dict(),
             "generator": self.generator.get_state(),
@@ -114,17 +116,10 @@ class State:
                 f"the optimizer state is of rule {stored['rule']!r}, this optimizer's rule is {rule!r}",
                 "build the optimizer with the rule that was saved",
             )
-        own, theirs = self._base.state_dict()["param_groups"], stored["base"]["param_groups"]
-        if [len(g["params"]) for g in own] != [len(g["params"]) for g in theirs] or not set(own[0]) <= set(theirs[0]):
-            raise InputError(
-                "the optimizer state is of another base optimizer or of other parameters than this one",
-                "build base and model as they were when it was saved",
-            )
-        if self._sharded is None:
-            self._base.load_state_dict(copy.deepcopy(stored["base"]))  # torch would share the tensors with `stored`
-        else:
-            self._base.load_state_dict(dealt_base(stored["base"], self._base))
-        own = scattered(stored["memory"], self._comm, apart=self._apart and self._comm.size > 1, shards=self._shards)
+        base = fitted_base_state(stored["base"], self._base)
+        memory = cast_memory(stored["memory"], self._params, stored.get("dtypes"))
+        own = scattered(memory, self._comm, apart=self._apart and self._comm.size > 1, shards=self._shards)
+        load_base_state(self._base, base if self._sharded is None else dealt_base(base, self._base))
         self.memory.load_state_dict(own if self._sharded is None else dealt(own, self._sharded), self._device)
         self._precision.load_state_dict(stored["precision"])
         self.generator.set_state(stored["generator"].cpu())
