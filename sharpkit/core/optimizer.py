@@ -52,7 +52,7 @@ class SharpnessAware:
     random stream as they were.
 
     Args:
-        model: The module that is trained; its buffers change in the clean pass only.
+        model: The module that is trained; its buffers change in the passes that `bn_stats` names only.
         base: Any torch optimizer; it holds the parameters, and learning-rate schedulers attach to it.
         rule: The variant.
         loss: `(outputs, targets, reduction="none") -> (B,)` as in torch.nn.functional, or a `Task`.
@@ -60,7 +60,8 @@ class SharpnessAware:
         steps_per_epoch: The length of an epoch, for rules with a schedule.
         seed: Of the rule's own random choices.
         rng: `same` replays a batch's dropout masks in its later passes, `fresh` draws new ones.
-        bn_stats: The passes whose batch-norm statistics are kept: `clean`, `perturbed` or `both`.
+        bn_stats: The passes whose batch-norm statistics are kept: `clean`, `perturbed` or `both`; those of the
+            clean pass in a step without a perturbed one.
         clip: The largest norm of the gradient that is handed to the base optimizer; None for no clipping.
         accumulate: Micro-batches a batch is cut into; epsilon and gradients are those of the whole batch.
         precision: `off`, `bf16` or `fp16`.
@@ -202,11 +203,14 @@ class SharpnessAware:
             accumulated.refuse("call opt.zero_grad() before step(), or make them part of the loss")
         self._oracle.cost, self._oracle.reached = Cost(), [False] * len(self.params)
         self._oracle.rows.forget()
+        self._oracle.updates.begin()
         self._precision.forget()
         before = Buffers.of(self._model), self._state.generator.get_state()
         try:
             whole, steps = self._steps(work)
             perturbed = self._perturbs(whole)
+            if not perturbed:
+                self._oracle.updates.expect_no_perturbed_pass()
             update = vec.weighted_sum([self._direction(step, perturbed) for step in steps], whole.own)
             clean = whole.clean if whole is steps[0] else Joint([s.clean for s in steps], whole.own, self._across)
             self._across.sum_(update)
@@ -214,7 +218,8 @@ class SharpnessAware:
                 self._pair.broadcast_(update)  # two groups of ranks may add up in different orders
             self._state.memory.settle(self._across, self._pair)
             clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
-            average_statistics_(self._model, self._comm, self._pair)
+            self._oracle.updates.end()
+            average_statistics_(self._model, self._comm, self._pair, self._oracle.updates.parts)
             dropped = self._precision.scaled and self._overflowed()
             if not dropped:
                 self._show(whole, clean)
@@ -332,12 +337,11 @@ class SharpnessAware:
     def gradient(self, work: Work) -> Vec:
         """Return the gradient of what is minimised on a batch; no step is taken and nothing is counted."""
         cost, self._oracle.cost = self._oracle.cost, Cost()
-        buffers, held = Buffers.of(self._model), [p.grad for p in self.params]
+        held = [p.grad for p in self.params]
         try:
-            return self._oracle.evaluate(work, "perturbed").grads[0]
+            return self._oracle.evaluate(work, "extra").grads[0]
         finally:
             self._oracle.cost = cost
-            buffers.put_back()
             for p, grad in zip(self.params, held, strict=True):
                 p.grad = grad
 

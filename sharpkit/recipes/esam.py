@@ -87,7 +87,7 @@ class SharpestSamples(Rows):
         count = max(1, int(self.gamma * batch.count))
         if count == batch.count:
             return batch
-        rise = step.gathered(step.at(offset).forward().losses - step.here.losses)
+        rise = step.gathered(step.at(offset, extra=True).forward().losses - step.here.losses)
         order = torch.sort(rise, descending=True, stable=True).indices
         return step.selected(order[:count].sort().values)
 
