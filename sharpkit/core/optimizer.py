@@ -27,6 +27,7 @@ from sharpkit.core.parts import completed
 from sharpkit.core.passes import ROLES, BatchNormStatistics, Replay
 from sharpkit.core.point import Joint, Point
 from sharpkit.core.precision import Mode, Precision
+from sharpkit.core.process_group import check_process_group, world_size
 from sharpkit.core.radius import RadiusSchedule, scheduled
 from sharpkit.core.replicas import check_alike
 from sharpkit.core.report import StepReport, Totals, report_of
@@ -65,7 +66,8 @@ class SharpnessAware:
         clip: The largest norm of the gradient that is handed to the base optimizer; None for no clipping.
         accumulate: Micro-batches a batch is cut into; epsilon and gradients are those of the whole batch.
         precision: `off`, `bf16` or `fp16`.
-        comm: The other ranks, each of which is given its part of the batch; a single process by default.
+        comm: The other ranks, each of which is given its part of the batch; a single process by default, which is
+            refused where torch.distributed has a process group of several ranks.
         pair: Two ranks with the same samples, each of which computes one of the two gradients of a step that do not
             depend on each other, as `Ranks.pairs` makes them; `comm` is then the ranks that compute the same one.
         streams: Whether both are computed at once by this process, on two streams of its accelerator.
@@ -111,6 +113,8 @@ class SharpnessAware:
         check_options(rule, base, bn_stats, clip, loss_decay)
         check_groups(base, rule.text)
         check_initialised(model)
+        check_process_group(model, loss, comm, pair)
+        self._alone = comm is None and pair is None
         self._pair = pair or ALONE
         if self._pair.size > 1 or streams:
             check_independent(rule, self._pair, streams, comm or ALONE, rng, bn_stats, precision)
@@ -194,6 +198,8 @@ class SharpnessAware:
                 parameters would be dropped.
             DivergedError: If an fp16 step overflows with the smallest loss scale too.
         """
+        if self._alone and world_size() > 1:
+            check_process_group(self._model, None, None, None)
         work = self._work(batch)
         check_unchanged(self.base, self.params)
         accumulated = Accumulated(self.names, self.params)

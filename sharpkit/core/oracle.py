@@ -24,6 +24,7 @@ from sharpkit.core.fully_sharded import FullySharded
 from sharpkit.core.pairs import as_real
 from sharpkit.core.passes import AuxiliaryLoss, Objective, Replay, Role, Touched
 from sharpkit.core.precision import Precision
+from sharpkit.core.process_group import unreduced, wrappers
 from sharpkit.core.randomness import SameDraws
 from sharpkit.core.returned import check_outputs
 from sharpkit.core.rows import SomeRows, can_see_into
@@ -78,6 +79,7 @@ class Oracle:
         self._device = self._params[0].device
         self._comm = comm
         self._sharded = sharded
+        self._wrappers = wrappers(model)
         self._backward = Backward(params, comm, precision, sharded)
         self.rows, self.complex = self._backward.rows, self._backward.complex
         self._synchronised = is_synchronised(model)
@@ -201,6 +203,8 @@ class Oracle:
         return SomeRows(rows) if rows and not self.complex and can_see_into(self._model) else nullcontext()
 
     def _passing(self) -> AbstractContextManager[object]:
+        if self._wrappers:
+            return unreduced(self._wrappers)
         return nullcontext() if self._sharded is None else self._sharded.passing()
 
     @contextmanager
