@@ -79,6 +79,13 @@ def mark_as_used(params: Sequence[Tensor]) -> None:
             setattr(grad, _VERSION, grad._version)  # autograd counts what changes a tensor in place
 
 
+def drop_used(params: Sequence[Tensor]) -> None:
+    """Drop the gradients that steps have left on parameters, which the base optimizer would step with again."""
+    for p in params:
+        if getattr(p.grad, _VERSION, None) is not None:
+            p.grad = None
+
+
 def _is_anywhere_nonzero(grad: Tensor) -> bool:
     with torch.no_grad():
         (dense,) = local([grad if grad.layout is torch.strided else grad.to_dense()])

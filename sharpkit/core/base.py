@@ -92,21 +92,3 @@ def layer_of(name: str) -> str:
         name: The parameter's, which under a parametrization says how its tensor is made.
     """
     return name.partition(".parametrizations.")[0] if ".parametrizations." in name else name.rpartition(".")[0] or name
-
-
-def check_unchanged(base: Optimizer, params: Sequence[Tensor]) -> None:
-    """Refuse parameters that became trainable, or were added, after the optimizer was built.
-
-    Raises:
-        UsageError: If the base optimizer holds trainable parameters that are not in `params`.
-    """
-    held = sum(p.requires_grad for group in base.param_groups for p in group["params"])
-    known = sum(p.requires_grad for p in params)
-    if not known:
-        raise UsageError("no parameter of the base optimizer is trainable any more", "unfreeze some")
-    if held != known:
-        raise UsageError(
-            f"the base optimizer holds {held} trainable tensors, {known} of which were trainable when SharpnessAware "
-            "was built",
-            "build it anew after unfreezing or adding parameters",
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -131,25 +131,45 @@ def _summed(values: Tensor, comm: Comm) -> Tensor:
     return cast("Tensor", _Sum.apply(values, comm))  # pyright: ignore[reportUnknownMemberType]
 
 
-def average_statistics_(model: nn.Module, comm: Comm, pair: Comm) -> None:
+def average_statistics_(model: nn.Module, comm: Comm, pair: Comm, parts: Sequence[int] | None = None) -> None:
     """Replace the running statistics of every batch norm by their means over the ranks, so that replicas stay alike.
+
+    A rank whose part of a batch was empty has updated nothing: the mean is over the others, and counts of batches are
+    those of the rank with the largest part.
 
     Args:
         model: Changed in place.
         comm: The ranks.
         pair: Two ranks that each have a `comm` of their own; both take the first one's means.
+        parts: Samples per rank of the pass that updated the statistics; None where every rank had some.
     """
     if comm.size == 1:
         return
     statistics = list(_statistics(model))
     if not statistics:
         return
+    updated = [True] * comm.size if parts is None or len(parts) != comm.size else [part > 0 for part in parts]
+    if not updated[comm.rank]:
+        vec.scale_(statistics, 0.0)
     comm.sum_(statistics)
-    vec.scale_(statistics, 1 / comm.size)
+    vec.scale_(statistics, 1 / sum(updated))
+    if parts is not None and not all(updated):
+        comm.broadcast_(list(_counts(model)), source=max(range(comm.size), key=lambda rank: parts[rank]))
     pair.broadcast_(statistics)
 
 
 def _statistics(model: nn.Module) -> Iterator[Tensor]:
+    for module in _tracking(model):
+        yield from (b for b in (module.running_mean, module.running_var) if b is not None)
+
+
+def _counts(model: nn.Module) -> Iterator[Tensor]:
+    for module in _tracking(model):
+        if module.num_batches_tracked is not None:
+            yield module.num_batches_tracked
+
+
+def _tracking(model: nn.Module) -> Iterator[_BatchNorm]:
     for module in model.modules():
         if isinstance(module, _BatchNorm) and not isinstance(module, Synchronised) and module.track_running_stats:
-            yield from (b for b in (module.running_mean, module.running_var) if b is not None)
+            yield module

@@ -34,7 +34,7 @@ class FullySharded:
     """
 
     def __init__(self, model: nn.Module, params: Sequence[Tensor], comm: Comm) -> None:
-        self._lost = False
+        self.lost = False  # whether a pass was interrupted, under a torch that cannot go on after that
         self._modules = _fully_sharded(model)
         self._size = comm.size
         held = {id(p) for p in params}
@@ -55,7 +55,7 @@ class FullySharded:
         Raises:
             UsageError: If a pass was interrupted before, under a torch that cannot go on after that.
         """
-        if self._lost:
+        if self.lost:
             raise UsageError(
                 "an earlier pass of the fully sharded model was interrupted, and this torch cannot go on after that",
                 "build model and optimizer anew and load their last state_dict, or use a torch whose FSDPModule has "
@@ -69,7 +69,7 @@ class FullySharded:
                 if (reset := getattr(root, "reset_iter_state", None)) is not None:
                     reset()
                 else:
-                    self._lost = True
+                    self.lost = True
             raise
         finally:
             self._free()

@@ -125,7 +125,7 @@ class OnPair:
 
     def _job(self, point: Point, objectives: Sequence[Objective | None]) -> Job:
         return Job(
-            point, point.missing(objectives), self._oracle.draws(point.work), self._oracle.keeps_buffers(point.role)
+            point, point.missing(objectives), self._oracle.draws(point.work), self._oracle.updates.keeps(point.role)
         )
 
     def _evaluated(self, job: Job | None) -> Evaluation | None:
@@ -142,6 +142,8 @@ class OnPair:
             return 0.0
         cost = self._oracle.cost.gradients
         self._oracle.credit(job.point.work, result)
+        if job.keeps:
+            self._oracle.updates.settle()
         job.point.fill(job.missing, result)
         return self._oracle.cost.gradients - cost
 

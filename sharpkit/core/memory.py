@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,11 @@ class Memory:
         self._staged.clear()
         self._writes.clear()
         self._pooled.clear()
+
+    def rearrange(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        """Replace all kept values, by key, by what a function makes of them, between steps."""
+        self._kept = function(self._kept)
+        self.roll_back()
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of every kept value."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,21 +13,21 @@ from torch.optim import Optimizer
 
 from sharpkit.core import vec
 from sharpkit.core.accumulated import Accumulated, mark_as_used
-from sharpkit.core.base import check_unchanged, owners, trainable
+from sharpkit.core.base import owners
 from sharpkit.core.batch_norm import average_statistics_
 from sharpkit.core.buffers import Buffers
 from sharpkit.core.comm import ALONE, AscentScope, Comm
-from sharpkit.core.fully_sharded import free, sharding
 from sharpkit.core.independent import Independent, OnPair
 from sharpkit.core.memory import Drawer
 from sharpkit.core.needs import check_independent, check_needs, check_options
 from sharpkit.core.oracle import Oracle
 from sharpkit.core.pairs import as_stored
-from sharpkit.core.parameters import check_groups, check_initialised, check_parameters
+from sharpkit.core.parameters import check_initialised
 from sharpkit.core.parts import completed
 from sharpkit.core.passes import ROLES, BatchNormStatistics, Replay
 from sharpkit.core.point import Joint, Point
 from sharpkit.core.precision import Mode, Precision
+from sharpkit.core.process_group import check_process_group, world_size
 from sharpkit.core.radius import RadiusSchedule, scheduled
 from sharpkit.core.replicas import check_alike
 from sharpkit.core.report import StepReport, Totals, report_of
@@ -36,6 +37,7 @@ from sharpkit.core.state import State
 from sharpkit.core.step import Clock, Draw, Step, Surroundings
 from sharpkit.core.streams import OnStreams
 from sharpkit.core.task import Batch, LossFunction, Task, as_task
+from sharpkit.core.trained_parameters import TrainedParameters, realigned
 from sharpkit.core.vec import Vec
 from sharpkit.core.work import Closure, Cost, Work
 from sharpkit.errors import UsageError, check_range
@@ -52,7 +54,7 @@ class SharpnessAware:
     random stream as they were.
 
     Args:
-        model: The module that is trained; its buffers change in the clean pass only.
+        model: The module that is trained; its buffers change in the passes that `bn_stats` names only.
         base: Any torch optimizer; it holds the parameters, and learning-rate schedulers attach to it.
         rule: The variant.
         loss: `(outputs, targets, reduction="none") -> (B,)` as in torch.nn.functional, or a `Task`.
@@ -60,11 +62,13 @@ class SharpnessAware:
         steps_per_epoch: The length of an epoch, for rules with a schedule.
         seed: Of the rule's own random choices.
         rng: `same` replays a batch's dropout masks in its later passes, `fresh` draws new ones.
-        bn_stats: The passes whose batch-norm statistics are kept: `clean`, `perturbed` or `both`.
+        bn_stats: The passes whose batch-norm statistics are kept: `clean`, `perturbed` or `both`; those of the
+            clean pass in a step without a perturbed one.
         clip: The largest norm of the gradient that is handed to the base optimizer; None for no clipping.
         accumulate: Micro-batches a batch is cut into; epsilon and gradients are those of the whole batch.
         precision: `off`, `bf16` or `fp16`.
-        comm: The other ranks, each of which is given its part of the batch; a single process by default.
+        comm: The other ranks, each of which is given its part of the batch; a single process by default, which is
+            refused where torch.distributed has a process group of several ranks.
         pair: Two ranks with the same samples, each of which computes one of the two gradients of a step that do not
             depend on each other, as `Ranks.pairs` makes them; `comm` is then the ranks that compute the same one.
         streams: Whether both are computed at once by this process, on two streams of its accelerator.
@@ -108,8 +112,9 @@ class SharpnessAware:
         rho_warmup: int | None = None,
     ) -> None:
         check_options(rule, base, bn_stats, clip, loss_decay)
-        check_groups(base, rule.text)
         check_initialised(model)
+        check_process_group(model, loss, comm, pair)
+        self._alone = comm is None and pair is None
         self._pair = pair or ALONE
         if self._pair.size > 1 or streams:
             check_independent(rule, self._pair, streams, comm or ALONE, rng, bn_stats, precision)
@@ -120,14 +125,12 @@ class SharpnessAware:
         full = completed(rule)
         assert full.radius
         self.rule = replace(full, radius=scheduled(full.radius, rho_schedule, rho_warmup))
-        free(model)
-        self.names, self.params = trainable(model, base)
         several = streams or any(ranks is not None and ranks.size > 1 for ranks in (comm, pair))
-        check_parameters(self.names, self.params, several=several)
+        self._trained = TrainedParameters(model, base, rule.text, comm or ALONE, ascent_scope, several)
+        self.names, self.params = self._trained.names, self._trained.params
         self._model = model
         self._clip = clip
         self._comm = comm or ALONE
-        sharded = sharding(model, self.names, self.params, self._comm, ascent_scope)
         self._across: Comm = self._comm if ascent_scope == "local" else ALONE
         self._total_steps = total_steps
         self._steps_per_epoch = steps_per_epoch
@@ -138,14 +141,15 @@ class SharpnessAware:
             self._precision,
             seed,
             self._comm,
-            sharded=self.params if sharded is not None else None,
+            sharded=self.params if self._trained.sharded is not None else None,
             apart=ascent_scope == "local",
             shards=self.rule.shards or 1,
         )
-        self._oracle = Oracle(
+        # Not functions that are written here, so that the optimizer can be copied together with its model.
+        self._make_oracle = partial(
+            Oracle,
             as_task(model, loss),
             model,
-            self.params,
             comm=ALONE if ascent_scope == "local" else self._comm,
             precision=self._precision,
             accumulate=accumulate,
@@ -153,29 +157,26 @@ class SharpnessAware:
             update_buffers=ROLES[bn_stats],
             auxiliary=self.rule.auxiliary.losses if self.rule.auxiliary else None,
             decay=loss_decay,
-            sharded=sharded,
         )
-        self._around = Surroundings(
-            model,
-            self.params,
-            self.names,
-            base,
-            self._oracle,
-            self._state.generator,
-            owners(model, self.params),
-            self.rule.masks,
-            self.rule.ascent_loss,
-            self.rule.wants_clean(),
-            samples,
-            draw,
-            self._comm,
-            self._across,
-            self._pair,
-            self._independent(streams),
+        self._make_surroundings = partial(
+            Surroundings,
+            model=model,
+            base=base,
+            generator=self._state.generator,
+            masks=self.rule.masks,
+            ascent_loss=self.rule.ascent_loss,
+            wants_clean=self.rule.wants_clean(),
+            samples=samples,
+            draw=draw,
+            ranks=self._comm,
+            across=self._across,
+            pair=self._pair,
         )
+        self._streams = streams
+        self._arrange()
         whole = None if (self.rule.shards or 1) > 1 else True
         clock = {"total_steps": total_steps, "steps_per_epoch": steps_per_epoch}
-        entries = True if sharded is None else None
+        entries = True if self._trained.sharded is None else None
         check_needs(self.rule, {**clock, "whole_batch": whole, "samples": samples, "whole_tensors": entries})
 
     # ------------------------------------------------------------------ the step
@@ -193,8 +194,10 @@ class SharpnessAware:
                 parameters would be dropped.
             DivergedError: If an fp16 step overflows with the smallest loss scale too.
         """
+        if self._alone and world_size() > 1:
+            check_process_group(self._model, None, None, None)
         work = self._work(batch)
-        check_unchanged(self.base, self.params)
+        self._follow()
         accumulated = Accumulated(self.names, self.params)
         if isinstance(work, Closure):
             work.accumulated = accumulated
@@ -202,11 +205,14 @@ class SharpnessAware:
             accumulated.refuse("call opt.zero_grad() before step(), or make them part of the loss")
         self._oracle.cost, self._oracle.reached = Cost(), [False] * len(self.params)
         self._oracle.rows.forget()
+        self._oracle.updates.begin()
         self._precision.forget()
         before = Buffers.of(self._model), self._state.generator.get_state()
         try:
             whole, steps = self._steps(work)
             perturbed = self._perturbs(whole)
+            if not perturbed:
+                self._oracle.updates.expect_no_perturbed_pass()
             update = vec.weighted_sum([self._direction(step, perturbed) for step in steps], whole.own)
             clean = whole.clean if whole is steps[0] else Joint([s.clean for s in steps], whole.own, self._across)
             self._across.sum_(update)
@@ -214,7 +220,8 @@ class SharpnessAware:
                 self._pair.broadcast_(update)  # two groups of ranks may add up in different orders
             self._state.memory.settle(self._across, self._pair)
             clean.forward()  # a rule that never looked at the clean loss still owes buffers and report theirs
-            average_statistics_(self._model, self._comm, self._pair)
+            self._oracle.updates.end()
+            average_statistics_(self._model, self._comm, self._pair, self._oracle.updates.parts)
             dropped = self._precision.scaled and self._overflowed()
             if not dropped:
                 self._show(whole, clean)
@@ -294,11 +301,38 @@ class SharpnessAware:
         for p in self.params:
             p.grad = None
 
-    def _independent(self, streams: bool) -> Independent | None:
+    def _follow(self) -> None:
+        """Take parameters that were frozen, unfrozen or added since the last step for what they are now.
+
+        What the rule remembers of a parameter that was frozen is forgotten, so that nothing displaces it, and one that
+        joins begins anew.
+        """
+        if self._trained.changed():
+            before = self._trained.update()
+            self._arrange()
+            self._state.memory.rearrange(lambda kept: self._aligned(kept, before))
+
+    def _arrange(self) -> None:
+        """Build what is aligned with the parameters that are trained now."""
+        params, names = list(self.params), list(self.names)
+        self._oracle = self._make_oracle(params, sharded=self._trained.sharded)
+        self._around = self._make_surroundings(
+            params=params,
+            names=names,
+            owners=owners(self._model, params),
+            oracle=self._oracle,
+            independent=self._independent(params),
+        )
+
+    def _aligned(self, memory: Mapping[str, Any], before: Sequence[str]) -> dict[str, Any]:
+        """Return a memory that was aligned with some parameters aligned with those that are trained now."""
+        return realigned(memory, before, self.names, self._trained.as_real(), self.rule.aligned())
+
+    def _independent(self, params: Sequence[Tensor]) -> Independent | None:
         """Return how gradients that do not depend on each other are computed; None is in turn."""
         if self._pair.size > 1:
-            return OnPair(self._pair, self._oracle, self._model, self.params)
-        return OnStreams(self._oracle, self._model, self.params) if streams else None
+            return OnPair(self._pair, self._oracle, self._model, params)
+        return OnStreams(self._oracle, self._model, params) if self._streams else None
 
     # ------------------------------------------------------------------ around the step
 
@@ -332,12 +366,11 @@ class SharpnessAware:
     def gradient(self, work: Work) -> Vec:
         """Return the gradient of what is minimised on a batch; no step is taken and nothing is counted."""
         cost, self._oracle.cost = self._oracle.cost, Cost()
-        buffers, held = Buffers.of(self._model), [p.grad for p in self.params]
+        held = [p.grad for p in self.params]
         try:
-            return self._oracle.evaluate(work, "perturbed").grads[0]
+            return self._oracle.evaluate(work, "extra").grads[0]
         finally:
             self._oracle.cost = cost
-            buffers.put_back()
             for p, grad in zip(self.params, held, strict=True):
                 p.grad = grad
 
@@ -374,14 +407,20 @@ class SharpnessAware:
         plain data that `torch.load(..., weights_only=True)` reads. Every rank takes part. Of sharded parameters rank 0
         returns it whole and on the CPU, as one process would, and the others nothing.
         """
-        return self._state.pack(self.rule.name)
+        packed = self._state.pack(self.rule.name)
+        return {**packed, "parameters": list(self.names)} if packed else packed
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a stored state; the hyperparameters of the rule stay this optimizer's.
 
+        Which parameters are frozen is what `requires_grad` says now, not what it said when the state was stored.
+
         Raises:
             InputError: If it is another rule's or another kind of base optimizer's, or incomplete.
         """
+        self._follow()
+        if "parameters" in state and "memory" in state:
+            state = {**state, "memory": self._aligned(state["memory"], state["parameters"])}
         self._state.unpack(state, self.rule.name)
 
     def _work(self, given: Any) -> Work:

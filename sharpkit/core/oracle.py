@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sharpkit.core import vec
 from sharpkit.core.backward import Backward
 from sharpkit.core.batch_norm import is_synchronised
+from sharpkit.core.buffer_updates import BufferUpdates
 from sharpkit.core.buffers import Buffers, evaluating
 from sharpkit.core.comm import Comm
 from sharpkit.core.fisher import FisherMode, official_squared_gradients, squared_gradients
@@ -23,6 +24,7 @@ from sharpkit.core.fully_sharded import FullySharded
 from sharpkit.core.pairs import as_real
 from sharpkit.core.passes import AuxiliaryLoss, Objective, Replay, Role, Touched
 from sharpkit.core.precision import Precision
+from sharpkit.core.process_group import unreduced, wrappers
 from sharpkit.core.randomness import SameDraws
 from sharpkit.core.returned import check_outputs
 from sharpkit.core.rows import SomeRows, can_see_into
@@ -37,13 +39,14 @@ class Oracle:
 
     Args:
         task: Outputs and per-sample losses.
-        model: The module whose buffers are frozen in passes that are not clean.
+        model: The module that holds the buffers.
         params: The trainable parameters that gradients are aligned with.
         comm: The ranks that a batch lies on; loss and gradient are those of all its samples.
         precision: Autocast and loss scale.
         accumulate: How many micro-batches a batch is cut into; the gradient is that of the whole batch.
         replay: `same` evaluates a batch with the same random masks every time, `fresh` with new ones.
-        update_buffers: The roles whose forward passes may change buffers (batch-norm statistics).
+        update_buffers: The roles whose forward passes may change buffers (batch-norm statistics); without a
+            perturbed pass the clean one takes its place.
         auxiliary: Added to the task's losses of a batch that has a reference.
         decay: lambda of a term lambda / 2 ||w||^2 in every objective; losses are reported without it.
         sharded: How to pass through the model if its parameters are sharded.
@@ -76,6 +79,7 @@ class Oracle:
         self._device = self._params[0].device
         self._comm = comm
         self._sharded = sharded
+        self._wrappers = wrappers(model)
         self._backward = Backward(params, comm, precision, sharded)
         self.rows, self.complex = self._backward.rows, self._backward.complex
         self._synchronised = is_synchronised(model)
@@ -84,7 +88,7 @@ class Oracle:
         self._precision = precision
         self._accumulate = accumulate
         self._replay = replay
-        self._update_buffers = update_buffers
+        self.updates = BufferUpdates(model, update_buffers)
         self._auxiliary = auxiliary
         self._decay = decay
 
@@ -99,7 +103,7 @@ class Oracle:
 
         Args:
             work: A batch, or a closure.
-            role: Whether this is the step's clean pass.
+            role: Whether this is the step's clean pass, its perturbed one, or neither.
             objectives: Per-sample losses to differentiate the mean of; None is the task's own; without any, the
                 pass is forward only.
             only: The parameters, or rows of them, to differentiate by, the other gradients are zero; None is all.
@@ -107,23 +111,14 @@ class Oracle:
         Raises:
             UsageError: If a closure is asked for more than the gradient of its own loss.
         """
-        frozen = None if role in self._update_buffers else Buffers.of(self._model)
-        try:
-            with self._same_draws(work), self._passing():
-                if isinstance(work, Closure):
-                    return self._run_closure(work, objectives)
-                return self._run_batch(work, objectives, only)
-        finally:
-            if frozen is not None:
-                frozen.put_back()
+        with self.updates.passing(role, work.parts), self._same_draws(work), self._passing():
+            if isinstance(work, Closure):
+                return self._run_closure(work, objectives)
+            return self._run_batch(work, objectives, only)
 
     def draws(self, work: Work) -> bool:
         """Return whether an evaluation draws random masks, rather than replay those of an earlier one."""
         return self._replay == "fresh" or work.randomness is None
-
-    def keeps_buffers(self, role: Role) -> bool:
-        """Return whether a pass in this role leaves the buffers as its forward pass made them."""
-        return role in self._update_buffers
 
     def credit(self, work: Work, evaluation: Evaluation) -> None:
         """Take account of what another rank evaluated in place of this one."""
@@ -208,6 +203,8 @@ class Oracle:
         return SomeRows(rows) if rows and not self.complex and can_see_into(self._model) else nullcontext()
 
     def _passing(self) -> AbstractContextManager[object]:
+        if self._wrappers:
+            return unreduced(self._wrappers)
         return nullcontext() if self._sharded is None else self._sharded.passing()
 
     @contextmanager

@@ -18,11 +18,11 @@ AuxiliaryLoss = Callable[[Tensor, Tree], Tensor]
 Touched = bool | Tensor
 """Whether a parameter's gradient is wanted, or on which of its rows (r,): the slices along its first axis."""
 
-Role = Literal["clean", "perturbed"]
-"""Whether a pass is the step's clean one, which may update the model's buffers, or another."""
+Role = Literal["clean", "perturbed", "extra"]
+"""Whether a pass is a step's clean or its perturbed one, which may update the model's buffers, or neither."""
 
 BatchNormStatistics = Literal["clean", "perturbed", "both"]
-"""The passes whose batch-norm statistics are kept."""
+"""The passes whose batch-norm statistics are kept; a step without a perturbed pass keeps those of its clean pass."""
 
 ROLES: dict[BatchNormStatistics, frozenset[Role]] = {
     "clean": frozenset({"clean"}),

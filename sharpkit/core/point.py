@@ -91,7 +91,7 @@ class Point:
         params: The parameters that `offset` is added to.
         offset: Aligned with `params`, or None for w itself.
         work: The batch or closure.
-        role: Whether this is the step's clean pass.
+        role: Whether this is the step's clean pass, its perturbed one, or neither.
     """
 
     def __init__(
@@ -143,7 +143,7 @@ class Point:
     @property
     def role(self) -> Role:
         """That of the next evaluation here; a second forward pass must not move buffers twice."""
-        return "perturbed" if self.evaluated else self._role
+        return "extra" if self.evaluated else self._role
 
     def evaluate(self, objectives: Sequence[Objective | None], only: Sequence[Touched] | None = None) -> Evaluation:
         """Evaluate once more; `fill` is what remembers it."""

@@ -19,6 +19,7 @@ from sharpkit.core.slots import (
     Mask,
     Metric,
     Need,
+    NewEntry,
     Part,
     Radius,
     Rows,
@@ -120,6 +121,10 @@ class Rule:
     def needs(self) -> set[Need]:
         """Return what the parts cannot do without."""
         return {need for part in self.parts() for need in part.needs}
+
+    def aligned(self) -> dict[str, NewEntry | None]:
+        """Return which lists the parts remember by parameter, and how new entries begin."""
+        return {key: new for part in self.parts() for key, new in part.aligned.items()}
 
     def complete(self, **defaults: Any) -> Rule:
         """Return the rule with every unstated slot filled from the defaults."""

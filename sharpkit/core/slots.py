@@ -7,8 +7,10 @@ memory, which the engine owns, saves and restores.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -29,6 +31,10 @@ what the step before left behind, parameters that are not sharded.
 """
 
 
+NewEntry = Callable[[Tensor], Any]
+"""Given a parameter that joins, what a list in memory with one entry a parameter begins with for it."""
+
+
 @dataclass(frozen=True)
 class Part:
     """An answer to one of the questions."""
@@ -36,6 +42,12 @@ class Part:
     needs: ClassVar[frozenset[Need]] = frozenset()
     clean_gradient: ClassVar[bool] = False
     """Whether it looks at the whole clean gradient on a step that perturbs; else masks may leave parts of it out."""
+    aligned: ClassVar[Mapping[str, NewEntry | None]] = MappingProxyType({})
+    """Which lists it remembers by parameter, by key; None says that one is not, whatever it looks like.
+
+    When parameters are frozen their entries are dropped, and what joins has a new entry. Lists of tensors of the
+    parameters' shapes need not be declared: they begin at zero.
+    """
 
 
 class Gate(Part, ABC):

@@ -169,15 +169,16 @@ class Step:
         self.here = Joint([step.here for step in steps], self.own, across)
         return steps
 
-    def at(self, offset: Vec | None, work: Work | None = None, *, clean: bool = False) -> Point:
+    def at(self, offset: Vec | None, work: Work | None = None, *, clean: bool = False, extra: bool = False) -> Point:
         """Return the point w + offset on this step's batch or another, not yet evaluated.
 
         Args:
             offset: Aligned with `params`; None is w.
             work: What is evaluated there; None is this step's batch.
             clean: Whether this is the step's clean pass in place of `here`: it updates buffers and is reported.
+            extra: Whether this is beside the step's perturbed pass, and never updates buffers.
         """
-        role: Role = "clean" if clean else "perturbed"
+        role: Role = "clean" if clean else "extra" if extra else "perturbed"
         point = Point(self._around.oracle, self.params, offset, self.work if work is None else work, role)
         if clean:
             self._clean = point

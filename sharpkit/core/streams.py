@@ -61,7 +61,7 @@ class OnStreams:
         """Evaluate every point."""
         # What several streams read is made before any of them starts: the kept pass writes to the buffers.
         weights = [self._weights(point) for point, _ in asked]
-        lent = [None if self._oracle.keeps_buffers(point.role) else Buffers.of(self._model) for point, _ in asked]
+        lent = [None if self._oracle.updates.keeps(point.role) else Buffers.of(self._model) for point, _ in asked]
         streams = self._started(len(asked))
         costs: list[float] = []
         with ExitStack() as end:

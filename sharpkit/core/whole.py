@@ -42,7 +42,9 @@ def dealt(tree: Any, params: Sequence[Tensor]) -> Any:
     if not isinstance(tree, list):
         return tree
     values = cast("list[Any]", tree)
-    return [distributed(t, p) for t, p in zip(values, params, strict=True)] if _is_aligned(values, params) else values
+    if not _is_aligned(values, params):
+        return values
+    return [t if t is None or is_sharded(t) else distributed(t, p) for t, p in zip(values, params, strict=True)]
 
 
 def dealt_base(stored: Mapping[str, Any], base: Optimizer) -> dict[str, Any]:
@@ -74,5 +76,6 @@ def _beside(value: Any, param: Tensor, key: str) -> Any:
 
 def _is_aligned(values: list[Any], params: Sequence[Tensor]) -> bool:
     return len(values) == len(params) and all(
-        isinstance(value, Tensor) and value.shape == p.shape for value, p in zip(values, params, strict=True)
+        value is None or (isinstance(value, Tensor) and value.shape == p.shape)
+        for value, p in zip(values, params, strict=True)
     )

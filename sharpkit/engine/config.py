@@ -97,7 +97,9 @@ class TrainConfig:
     amp: Literal["off", "bf16", "fp16"] = option("off", "Mixed precision.")
     tf32: bool = option(False, "Round the factors of float32 products to TF32 on a GPU, for speed.")
     rng: Literal["same", "fresh"] = option("same", "Dropout masks of a step's second pass.")
-    bn_stats: Literal["clean", "perturbed", "both"] = option("clean", "Passes whose batch-norm statistics are kept.")
+    bn_stats: Literal["clean", "perturbed", "both"] = option(
+        "clean", "Passes whose batch-norm statistics are kept; plain steps keep those of their only pass."
+    )
     save_every: str = option("last", "Checkpoints kept: last, best (by validation), or one every N epochs.")
     probe: str | None = option(
         None, "Measure on the way: a list of grad-norm,grad-var,full-grad,xy-grad,cosine,lambda-max,sharpness.",

@@ -54,7 +54,7 @@ class KeptTensors(Mask):
 
 @dataclass(frozen=True)
 class Enlarged(Mask):
-    """Enlarge what is left by 1 / beta, so that its expectation is that of all tensors; not where none is left out.
+    """Enlarge what is left by 1 / beta, whichever tensors were drawn, all of them included.
 
     Args:
         beta: Probability that a tensor is kept.
@@ -63,8 +63,8 @@ class Enlarged(Mask):
     beta: float
 
     def apply(self, step: Step, v: Vec) -> Vec:
-        """Return v or v / beta."""
-        return v if all(_kept(step, self.beta)) else vec.scale(v, 1 / self.beta)
+        """Return v / beta."""
+        return v if self.beta == 1 else vec.scale(v, 1 / self.beta)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class SharpestSamples(Rows):
         count = max(1, int(self.gamma * batch.count))
         if count == batch.count:
             return batch
-        rise = step.gathered(step.at(offset).forward().losses - step.here.losses)
+        rise = step.gathered(step.at(offset, extra=True).forward().losses - step.here.losses)
         order = torch.sort(rise, descending=True, stable=True).indices
         return step.selected(order[:count].sort().values)
 
@@ -97,9 +97,10 @@ def esam(rho: float = 0.05, beta: float = 0.6, gamma: float = 0.5) -> Rule:
 
     epsilon = (1 / beta) rho g_S / ||g_S|| on the tensors S, each kept with probability beta; u = grad L(D; w + epsilon)
     with D the floor(gamma b) samples of the largest rise. Du et al. (2022), "Efficient Sharpness-aware Minimization
-    for Improved Training of Neural Networks", Algorithm 1. The weight gradients outside S are not computed. Unlike the
-    official code, S is drawn before the step, ties keep exactly floor(gamma b) samples, and batch-norm statistics
-    change in the clean pass only. Cost: 1 + gamma gradients and a forward pass a step.
+    for Improved Training of Neural Networks", Algorithm 1. As in the official code, the factor is 1 / beta also where S
+    is all tensors, so that the perturbation is rho / beta long unless S is empty. The weight gradients outside S are
+    not computed. Unlike the official code, S is drawn before the step, ties keep exactly floor(gamma b) samples, and
+    batch-norm statistics change in the clean pass only. Cost: 1 + gamma gradients and a forward pass a step.
 
     Args:
         rho: Radius, Euclidean norm over the perturbed tensors, before it is divided by beta.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -13,7 +14,7 @@ from sharpkit.core.parts import Constant, Every
 from sharpkit.core.point import Point
 from sharpkit.core.rule import Rule
 from sharpkit.core.shape import TINY
-from sharpkit.core.slots import Descent
+from sharpkit.core.slots import Descent, NewEntry
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range
@@ -36,6 +37,7 @@ class Reused(Descent):
     alpha: float
     scope: Scope = "global"
     clean_gradient: ClassVar[bool] = True
+    aligned: ClassVar[Mapping[str, NewEntry | None]] = {_FLAT: torch.zeros_like}
 
     def __post_init__(self) -> None:
         check_range("alpha", self.alpha, 0)

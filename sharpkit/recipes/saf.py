@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch.nn import functional
 from sharpkit.core import vec
 from sharpkit.core.parts import Idle
 from sharpkit.core.rule import Rule
-from sharpkit.core.slots import Auxiliary, Need
+from sharpkit.core.slots import Auxiliary, Need, NewEntry
 from sharpkit.core.step import Step
 from sharpkit.core.task import Tree
 from sharpkit.errors import UsageError, check_range
@@ -115,6 +116,10 @@ class Taught(Distilled):
     """
 
     decay: float = 0.9998
+    aligned: ClassVar[Mapping[str, NewEntry | None]] = {
+        _WEIGHTS: lambda p: p.detach().clone(),  # the average of a weight that did not move
+        _BUFFERS: None,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import ClassVar
+
+import torch
 
 from sharpkit.core import vec
 from sharpkit.core.ahead import LookAhead
@@ -12,7 +15,7 @@ from sharpkit.core.memory import Drawer
 from sharpkit.core.parts import Constant
 from sharpkit.core.point import Point
 from sharpkit.core.rule import Rule
-from sharpkit.core.slots import Ascent, Descent, Gate, Need, Rows
+from sharpkit.core.slots import Ascent, Descent, Gate, Need, NewEntry, Rows
 from sharpkit.core.step import Step
 from sharpkit.core.task import Batch
 from sharpkit.core.vec import Vec
@@ -73,6 +76,10 @@ class Optimistic(Descent):
     y_step: LookAhead
     needs: ClassVar[frozenset[Need]] = frozenset({"batch"})
     independent: ClassVar[bool] = True
+    aligned: ClassVar[Mapping[str, NewEntry | None]] = {
+        **dict.fromkeys((_GRADIENT, _CLIMBED, _MEAN), torch.zeros_like),
+        _REACHED: lambda _: False,  # it is not displaced, and the look-ahead leaves it where it is
+    }
 
     def __post_init__(self) -> None:
         check_range("lam", self.lam, 0, 1)

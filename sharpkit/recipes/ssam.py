@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from sharpkit.core.fisher import FisherMode
 from sharpkit.core.parts import Constant
 from sharpkit.core.rule import Rule
-from sharpkit.core.slots import Mask, Need
+from sharpkit.core.slots import Mask, Need, NewEntry
 from sharpkit.core.step import Clock, Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import UsageError, check_range
@@ -24,9 +24,17 @@ FisherOrRandom = Literal["fisher", "random"]
 Drop = Literal["flat", "random", "sharp"]
 
 
+def _aligned(key: str) -> dict[str, NewEntry | None]:
+    """Return what a mask remembers by parameter; nothing is known of one that joins."""
+    return {f"{key}.mask": lambda _: None, f"{key}.rows": lambda _: None, f"{key}.touched": lambda _: False}
+
+
 @dataclass(frozen=True)
 class SparseMask(Mask):
     """A mask of k = d - round(sparsity d) entries that is made anew every `tm` epochs; with tm = 0 it is fixed.
+
+    d counts every parameter that requires a gradient, whether or not one reaches it. Where parameters were frozen,
+    unfrozen or added since the mask was made, d is another number, and the mask is made anew before the next step.
 
     Args:
         sparsity: Fraction of the entries that are not perturbed, in [0, 1].
@@ -54,7 +62,7 @@ class SparseMask(Mask):
         Args:
             step: Whose mask is made.
             structure: The units.
-            before: The flags of the mask until now, if there is one.
+            before: The flags of the mask until now, if there is one; none of a parameter that has joined.
         """
 
     def apply(self, step: Step, v: Vec) -> Vec:
@@ -65,8 +73,17 @@ class SparseMask(Mask):
 
     def due(self, step: Step) -> bool:
         """Return whether this step makes a new mask."""
+        return self.ended(step) or self.of_others(step)
+
+    def ended(self, step: Step) -> bool:
+        """Return whether the epochs of the mask are over."""
         made = step.shared.get(f"{self.key}.period")
         return made is None or made != self._period(step)
+
+    def of_others(self, step: Step) -> bool:
+        """Return whether there is a mask, and it is of other parameters than those that are trained now."""
+        known = step.shared.get(f"{self.key}.names")
+        return known is not None and known != list(step.names)
 
     def renew(self, step: Step) -> None:
         """Make a new mask if it is time, and remember it, its density and how much of it has changed."""
@@ -74,6 +91,9 @@ class SparseMask(Mask):
             return
         structure = STRUCTURES[self.structure](step.params, step.standing(), step.owners)
         before = step.shared.get(f"{self.key}.mask")
+        if before is not None:
+            dead = torch.zeros((), dtype=torch.bool, device=step.params[0].device)
+            before = [dead if m is None else m for m in before]
         mask = structure.expand(self.flags(step, structure, None if before is None else structure.flags(before)))
         total = sum(p.numel() for p in step.params)
         step.shared[f"{self.key}.mask"] = mask
@@ -83,6 +103,7 @@ class SparseMask(Mask):
         changed = mask if before is None else [a ^ b for a, b in zip(mask, before, strict=True)]
         step.shared[f"{self.key}.churn"] = 0.0 if before is None else _entries(changed, step.params) / total
         step.shared[f"{self.key}.period"] = self._period(step)
+        step.shared[f"{self.key}.names"] = list(step.names)
 
     def touched(self, step: Step) -> list[bool]:
         """Return which parameters the mask leaves anything of."""
@@ -120,6 +141,7 @@ class FisherMask(SparseMask):
     mask: FisherOrRandom = "fisher"
     fisher_mode: FisherMode = "eval"
     key: ClassVar[str] = "ssam-f"
+    aligned: ClassVar[Mapping[str, NewEntry | None]] = _aligned(key)
     needs: ClassVar[frozenset[Need]] = frozenset({"batch", "steps_per_epoch", "whole_tensors"})
 
     def __post_init__(self) -> None:
@@ -149,6 +171,9 @@ class FisherBlocks(FisherMask):
 class DynamicMask(SparseMask):
     """A random mask at first, of which a falling part is exchanged: the flattest live entries for random dead ones.
 
+    Where the trained parameters are others than before, the live entries of those that are left stay live, and random
+    ones make up or bring down the count to k.
+
     In epoch e of E the part is (alpha / 2) (1 + cos(pi e / E)) of the live entries, at most as many as are dead.
 
     Args:
@@ -159,6 +184,7 @@ class DynamicMask(SparseMask):
     alpha: float = 0.5
     drop: Drop = "flat"
     key: ClassVar[str] = "ssam-d"
+    aligned: ClassVar[Mapping[str, NewEntry | None]] = _aligned(key)
     needs: ClassVar[frozenset[Need]] = frozenset({"steps_per_epoch", "total_steps", "whole_tensors"})
 
     def __post_init__(self) -> None:
@@ -178,7 +204,10 @@ class DynamicMask(SparseMask):
         """Return the flags after an exchange, from those of a random mask at first."""
         if before is None:
             before = structure.select(structure.random(step.generator), self.sparsity)
-        if not self.tm:
+        elif self.of_others(step):
+            # What is live stays live as far as k goes, and what is missing to k is random.
+            before = structure.select(structure.random(step.generator) + before, self.sparsity)
+        if not self.tm or not self.ended(step):
             return before
         worth = self._worth(step, structure)
         luck = structure.random(step.generator)

@@ -63,9 +63,13 @@ class Structure(ABC):
         ]
 
     def flags(self, mask: Vec) -> Tensor:
-        """Return the flags (units,) that a mask was expanded from."""
+        """Return the flags (units,) that a mask was expanded from; a scalar holds for all units of a parameter."""
         pairs = zip(mask, self._each(self.params), strict=True)
-        return torch.cat([self._gathered(m, p, o) for m, (p, o, a) in pairs if a])
+        return torch.cat([
+            self._gathered(m, p, o) if m.dim() or p.numel() == 1 else m.expand(self._count(p, o))
+            for m, (p, o, a) in pairs
+            if a
+        ])  # fmt: skip
 
     def random(self, generator: torch.Generator) -> Tensor:
         """Return random scores (units,), the same on every device."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from sharpkit.core import vec
 from sharpkit.core.parts import Constant
 from sharpkit.core.rule import Rule
-from sharpkit.core.slots import Filter
+from sharpkit.core.slots import Filter, NewEntry
 from sharpkit.core.step import Step
 from sharpkit.core.vec import Vec
 from sharpkit.errors import check_range
@@ -18,7 +19,7 @@ _SMOOTHED = "vasso.d"
 
 @dataclass(frozen=True)
 class Smoothed(Filter):
-    """d_t = (1 - theta) d_{t-1} + theta v_t, with d_0 = v_0.
+    """d_t = (1 - theta) d_{t-1} + theta v_t, with d_0 = v_0, also for a parameter that joins later.
 
     The shards of a batch share one average: each climbs what it makes of the last one, and the next is their mean.
 
@@ -28,15 +29,16 @@ class Smoothed(Filter):
 
     theta: float
     clean_gradient: ClassVar[bool] = True
+    aligned: ClassVar[Mapping[str, NewEntry | None]] = {_SMOOTHED: lambda _: None}
 
     def __post_init__(self) -> None:
         check_range("theta", self.theta, 0, 1, open_low=True)
 
     def apply(self, step: Step, direction: Vec) -> Vec:
         """Return d and remember it."""
-        before = step.shared.kept(_SMOOTHED)
-        # The copy, because what is remembered must not be the gradient that the base optimizer gets.
-        smoothed = vec.clone(direction) if before is None else vec.lerp(before, direction, self.theta)
+        before = step.shared.kept(_SMOOTHED) or [None] * len(direction)
+        started = [v if d is None else d for d, v in zip(before, direction, strict=True)]
+        smoothed = vec.lerp(started, direction, self.theta)
         step.pool(_SMOOTHED, smoothed)
         return smoothed
 

@@ -1,5 +1,6 @@
 """Corners that users reach: home-made layers, idle parameters, hooks, late unfreezing, steps that raise."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from sharpkit import Rule, parse
 from sharpkit.core import parts, slots, vec
 from sharpkit.core.memory import Memory
 from sharpkit.errors import UsageError
-from tests.core.support import batch, bits, gradient, net, sharp, trail, weights
+from tests.core.support import batch, bits, everything, gradient, net, sharp, trail, weights
 
 
 def test_memory_get():
@@ -158,14 +159,29 @@ def test_gradients_of_parameters_that_the_base_does_not_hold_stay_away():
     assert model[0].weight.grad is None
 
 
-def test_unfreezing_after_the_optimizer_was_built_is_told():
-    model = net()
+def test_unfreezing_after_the_optimizer_was_built_is_training_from_then_on():
+    model, twin = net(), net()
     model[0].requires_grad_(False)
     opt = sharp("sam", model, torch.optim.SGD(model.parameters(), lr=0.1))
     opt.step(batch())
+    assert bits(weights(model[0])) == bits(weights(twin[0]))
     model[0].requires_grad_(True)
-    with pytest.raises(UsageError, match="build it anew after unfreezing"):
-        opt.step(batch())
+    opt.step(batch())
+    assert all(not torch.equal(a, b) for a, b in zip(weights(model[0]), weights(twin[0]), strict=True))
+
+
+def test_an_optimizer_copied_with_its_model_follows_the_copy():
+    model = net()
+    opt = sharp("sampa", model)
+    opt.step(batch(seed=0))
+    twin, other = copy.deepcopy((model, opt))
+    kept = bits(weights(model))
+    for each in (model, twin):
+        each[0].requires_grad_(False)
+    other.step(batch(seed=1))
+    assert bits(weights(model)) == kept
+    opt.step(batch(seed=1))
+    assert everything(model, opt) == everything(twin, other)
 
 
 def test_freezing_later_leaves_the_parameter_alone():

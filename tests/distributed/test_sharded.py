@@ -11,6 +11,7 @@ from torch.distributed.tensor import distribute_tensor
 from torch.nn import functional as F
 
 from sharpkit.core.batch_norm import synchronise
+from sharpkit.core.comm import ALONE
 from sharpkit.core.task import Batch
 from sharpkit.errors import SharpkitError
 from tests.core.support import bits, net, numbered, sharp
@@ -277,12 +278,12 @@ def refusals(comm):
     fully_shard(partly[0])
     opt = sharp("sam", whole_model, comm=comm)
     alone, spread = net(), cut(net())
-    stored = sharp("sam", alone, torch.optim.Adafactor(alone.parameters()))
+    stored = sharp("sam", alone, torch.optim.Adafactor(alone.parameters()), comm=ALONE)
     stored.step(numbered(8))
     builds = {
         "base before": lambda: sharp("sam", early, base, comm=comm),
         "part": lambda: sharp("sam", partly, comm=comm),
-        "no ranks": lambda: sharp("sam", whole_model),
+        "no ranks": lambda: sharp("sam", whole_model, comm=ALONE),
         "local": lambda: sharp("sam", whole_model, comm=comm, ascent_scope="local"),
         "sparse": lambda: sharp("ssam-d+sampa:rho=0.1", whole_model, comm=comm),
         "nothing": lambda: opt.load_state_dict({}),
