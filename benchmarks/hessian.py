@@ -37,7 +37,7 @@ from sharpkit.core import vec
 from sharpkit.data import DATASETS
 from sharpkit.diagnostics import hessian
 from sharpkit.diagnostics.curvature.graphs import BUILDERS
-from sharpkit.diagnostics.curvature.operators import Curvature
+from sharpkit.diagnostics.curvature.matrices import Curvature
 from sharpkit.diagnostics.problem import opened
 from sharpkit.engine.runtime import keep_freed_memory
 from sharpkit.models import MODELS

@@ -79,6 +79,7 @@ def _of_one(trained: Trained, config: HessianConfig, stop: StopRequest, told: Ob
         "weight_decay": config.weight_decay,
         "products": config.hvp,
         "budget": config.memory_bytes,
+        "self_check": config.self_check,
         "watch": watch,
     }
     with opened(

@@ -53,6 +53,7 @@ class HessianConfig(CheckpointConfig):
     trace: Literal["deflated", "hutchinson", "hutch++", "none"] = option("deflated", "How the trace is estimated.")
     trace_tol: float = option(0.01, "Relative standard error that the trace aims at.")
     hvp: Literal["auto", "autograd", "fd"] = option("auto", "Products by second derivatives or finite differences.")
+    self_check: bool = option(True, "Check products on a few samples: symmetry, and finite differences.")
     dtype: Literal["auto", "float32", "float64"] = option("auto", "Precision of the products.", shown="the model's")
     memory: str = option("auto", "For graphs and vectors, as 8G.", shown="half of what is free")
     seed: int = option(0, "Seed of the random vectors, and of the samples drawn.")

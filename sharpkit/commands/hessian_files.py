@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sharpkit.diagnostics.curvature.self_check import SelfCheck
 from sharpkit.diagnostics.curvature.spectrum import SpectrumResult
 
 
@@ -59,9 +60,29 @@ def _document(result: SpectrumResult) -> dict[str, Any]:
         "augmentation": "none",
         "products": result.products,
         "how": result.how,
+        "self_check": _self_check(result.self_check),
         "seconds": round(result.seconds, 3),
         "complete": result.complete,
         "notes": list(result.notes),
+    }
+
+
+def _self_check(check: SelfCheck) -> dict[str, Any]:
+    if check.state == "skipped":
+        return {"state": "skipped"}
+    return {
+        "state": check.state,
+        "symmetry": check.symmetry,
+        "symmetry_tolerance": check.symmetry_tolerance,
+        "difference": check.difference,
+        "difference_tolerance": check.tolerance,
+        "slope": None if math.isnan(check.slope) else check.slope,
+        "slope_tolerance": check.slope_tolerance,
+        "samples": check.samples,
+        "step": check.step,
+        "dtype": check.dtype,
+        "at": "near w" if check.near else "w",
+        "cause": check.cause,
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sharpkit.core.parameters import check_initialised
 from sharpkit.core.snapshot import Snapshot
 from sharpkit.core.undisturbed import undisturbed
+from sharpkit.diagnostics.substitutes import direct_checkpoints
 from sharpkit.errors import UsageError
 
 P = ParamSpec("P")
@@ -30,6 +31,8 @@ def measured(model: nn.Module) -> Generator[tuple[Snapshot, list[str]]]:
     are from then on. At w that is the loss and the gradient that training sees; around w it is a plain table, whose
     rows may be longer than `max_norm`.
 
+    Reentrant checkpoints call their functions and keep the activations: see `direct_checkpoints`.
+
     Args:
         model: Has parameters.
 
@@ -43,7 +46,7 @@ def measured(model: nn.Module) -> Generator[tuple[Snapshot, list[str]]]:
     if first is None:
         raise UsageError("the model has no parameters", "give a model that can be trained")
     check_initialised(model)
-    with undisturbed(model, first.device) as before:
+    with undisturbed(model, first.device) as before, direct_checkpoints():
         yield before, _without_max_norm(model)
 
 

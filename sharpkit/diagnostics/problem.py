@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
 from sharpkit.core import vec
@@ -20,11 +19,13 @@ from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.parameters import check_initialised
 from sharpkit.core.products import without_tf32
 from sharpkit.core.snapshot import same_bits
-from sharpkit.core.task import Batch, LossFunction, Task, as_task, map_tensors, tensors
-from sharpkit.diagnostics.folding import folded
+from sharpkit.core.task import Batch, LossFunction, Task, as_task, tensors
+from sharpkit.diagnostics.casting import cast_batch, cast_model, said_of_types, wider
+from sharpkit.diagnostics.folding import NOTHING, Folding, folded
 from sharpkit.diagnostics.measured import measured
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.sharing import portion, require_alike
+from sharpkit.diagnostics.substitutes import Substitutes, differentiable_twice
 from sharpkit.errors import DivergedError, InputError, UsageError
 
 BnMode = Literal["eval", "train"]
@@ -65,6 +66,8 @@ class Problem:
         comm: The ranks that share the samples out among them; every one holds all.
         passes: What has been evaluated so far, by this rank.
         notes: What a reader should know of L.
+        folding: Batch norm that is computed together with the layer before it.
+        substitutes: Functions whose second derivatives torch lacks or gets wrong.
     """
 
     task: Task
@@ -77,6 +80,8 @@ class Problem:
     comm: Comm = ALONE
     passes: Passes = field(default_factory=Passes)
     notes: tuple[str, ...] = ()
+    folding: Folding = NOTHING
+    substitutes: Substitutes = field(default_factory=Substitutes)
 
     @property
     def samples(self) -> int:
@@ -113,15 +118,28 @@ class Problem:
         """Return the per-sample losses of a batch, (B,)."""
         return self.task.losses(self.outputs(batch), batch)
 
+    @contextmanager
+    def cast(self, dtype: torch.dtype) -> Generator[Problem]:
+        """Give the same problem with weights, buffers and samples in another type while the context lasts."""
+        if dtype == self.dtype:
+            yield self
+            return
+        with cast_model(self.model, dtype):
+            yield replace(self, batches=tuple(cast_batch(batch, dtype) for batch in self.batches))
+
     def outputs(self, batch: Batch) -> Tensor:
         """Return the outputs for a batch."""
         self.passes.forward += batch.size
         return self.task.outputs(batch)
 
-    def gradient(self) -> Tensor:
-        """Return the gradient of L, (P,). Batch norm in training mode moves its statistics."""
+    def gradient(self, batches: Iterable[Batch] | None = None) -> Tensor:
+        """Return the gradient of L, (P,). Batch norm in training mode moves its statistics.
+
+        Args:
+            batches: All samples once more; None takes `batches`.
+        """
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for _, batch in self.here():
+        for _, batch in self.here(batches):
             loss = self.losses(batch).sum() / self.samples
             grads = torch.autograd.grad(loss, list(self.params), allow_unused=True, materialize_grads=True)
             self.passes.backward += batch.size
@@ -144,8 +162,9 @@ def opened(
 ) -> Generator[Problem]:
     """Make a model ready for derivatives of its loss, and leave it as it was at the end, as `measured` does.
 
-    The model is in evaluation mode, with batch norm as `bn_mode` says. Attention uses the kernel that has second
-    derivatives. A GPU does not round to TF32. The loss is evaluated twice; what does not come out the same is refused.
+    The model is in evaluation mode, with batch norm as `bn_mode` says. Functions without a right second derivative are
+    computed by others: see `substitutes`. A GPU does not round to TF32. The loss is evaluated twice; what does not come
+    out the same is refused. Weights in half precision are differentiated as float32 copies, with a note.
 
     Args:
         model: On the device of the batches.
@@ -177,24 +196,31 @@ def opened(
             for module in model.modules():
                 if isinstance(module, BatchNorm):
                     module.train()
-        stack.enter_context(_double_attention())
+        substitutes = stack.enter_context(differentiable_twice())
         stack.enter_context(without_tf32())
+        if dtype is None:
+            dtype, said = wider(model)
+            notes += said
         if dtype is not None:
             stack.enter_context(cast_model(model, dtype))
             given = [cast_batch(batch, dtype) for batch in given]
         names, parameters = tuple(chosen), tuple(chosen.values())
         unwritten = vec.clone(list(model.parameters()))
-        problem = Problem(task, model, tuple(given), names, parameters, bn_mode, math.nan, comm)
-        first = _mean_loss(problem, problem.batches, buffers)
+        problem = Problem(
+            task, model, tuple(given), names, parameters, bn_mode, math.nan, comm, substitutes=substitutes
+        )
+        with said_of_types(dtype):
+            first = _mean_loss(problem, problem.batches, buffers)
         again: Iterable[Batch] = problem.batches
         if not isinstance(batches, Sequence | Iterator):  # a loader, which may draw other samples the next time
             again = (Batch.of(b) if dtype is None else cast_batch(Batch.of(b), dtype) for b in batches)
         _check_repeatable(first, _mean_loss(problem, again, buffers))
         notes += written(model, unwritten)
         del unwritten
+        folding = NOTHING
         if bn_mode == "eval" and fold:
-            stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
-        yield replace(problem, loss=first, notes=tuple(notes))
+            folding = stack.enter_context(folded(model, task, given[0].select_range(0, min(_FEW, given[0].size))))
+        yield replace(problem, loss=first, notes=tuple(notes), folding=folding)
 
 
 def written(model: nn.Module, before: Iterable[Tensor]) -> list[str]:
@@ -259,37 +285,6 @@ def _check_repeatable(first: float, second: float) -> None:
             f"the loss is {first:.8g} and, evaluated again, {second:.8g}: model or data are random",
             "remove dropout that acts in evaluation mode, and augmentation",
         )
-
-
-@contextmanager
-def _double_attention() -> Generator[None]:
-    """Compute attention by the kernel that has second derivatives, and no encoder layer by the fused one."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
-@contextmanager
-def cast_model(model: nn.Module, dtype: torch.dtype) -> Generator[None]:
-    """Give every parameter and buffer another type, and its own storage back at the end."""
-    held = [(t, t.data) for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-    try:
-        for tensor, data in held:
-            tensor.data = data.to(dtype)
-        yield
-    finally:
-        for tensor, data in held:
-            tensor.data = data
-
-
-def cast_batch(batch: Batch, dtype: torch.dtype) -> Batch:
-    """Return a batch whose floating-point tensors are of another type."""
-    cast: Callable[[Tensor], Tensor] = lambda t: t.to(dtype) if t.is_floating_point() else t  # noqa: E731
-    return Batch(map_tensors(cast, batch.inputs), map_tensors(cast, batch.targets), batch.indices, parts=batch.parts)
 
 
 def bytes_of(batches: Sequence[Batch]) -> int:

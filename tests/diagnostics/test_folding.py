@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpkit.core.task import Batch, Supervised
-from sharpkit.diagnostics.curvature.operators import Curvature
+from sharpkit.diagnostics.curvature.matrices import Curvature
 from sharpkit.diagnostics.folding import folded
 from sharpkit.diagnostics.problem import opened
 from tests.core.support import bits
@@ -14,9 +14,9 @@ from tests.diagnostics.support import net, samples
 
 
 def pairs_of(model, x, y):
-    with folded(model.eval(), Supervised(model, F.cross_entropy), Batch(x, y)) as count:
+    with folded(model.eval(), Supervised(model, F.cross_entropy), Batch(x, y)) as folding:
         outputs = model(x)
-    return count, outputs
+    return len(folding.pairs.found), outputs
 
 
 @pytest.mark.parametrize(("kind", "count"), [("cnn", 2), ("mlp", 0), ("residual", 0)])

@@ -90,8 +90,8 @@ def test_the_model_and_the_streams_come_back_bit_for_bit(diagnostic, kind):
     model, (x, y) = animal(kind), samples()
     torch.manual_seed(5)
     before = everything(model)
-    # Not all matrices have products by finite differences.
-    with suppress(*((InputError, UsageError) if kind == "max_norm" else ())):
+    # Not all matrices have products by finite differences; derivatives of what writes to its weights are wrong.
+    with suppress(*((InputError, UsageError) if kind in ("max_norm", "clipped") else ())):
         DIAGNOSTICS[diagnostic](model, F.cross_entropy, [(x[:6], y[:6]), (x[6:], y[6:])])
     assert everything(model) == before
 

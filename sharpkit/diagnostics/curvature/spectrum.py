@@ -22,7 +22,8 @@ from sharpkit.diagnostics.curvature.backends import arpack, pyhessian
 from sharpkit.diagnostics.curvature.density import Density
 from sharpkit.diagnostics.curvature.eigenvalues import Eigenpairs, Watch
 from sharpkit.diagnostics.curvature.lanczos import Array
-from sharpkit.diagnostics.curvature.operators import Curvature, Kind, Products
+from sharpkit.diagnostics.curvature.matrices import Curvature, Kind, Products
+from sharpkit.diagnostics.curvature.self_check import SKIPPED, SelfCheck, verified
 from sharpkit.diagnostics.curvature.trace import Trace
 from sharpkit.diagnostics.problem import BnMode, Problem, opened
 from sharpkit.diagnostics.sharing import unanimous
@@ -71,6 +72,7 @@ class SpectrumResult:
         seconds: Time for all of it.
         complete: Whether nothing was stopped before its end.
         notes: What a reader should know.
+        self_check: What the products were checked for, on a few samples.
     """
 
     kind: Kind
@@ -98,6 +100,7 @@ class SpectrumResult:
     seconds: float
     complete: bool
     notes: tuple[str, ...]
+    self_check: SelfCheck = SKIPPED
 
     @property
     def ratio(self) -> float:
@@ -119,6 +122,7 @@ def hessian(
     weight_decay: float = 0.0,
     products: Products = "auto",
     memory_bytes: int | None = None,
+    self_check: bool = True,
     watch: Watch | None = None,
     comm: Comm = ALONE,
     **wanted: Any,
@@ -138,6 +142,8 @@ def hessian(
         weight_decay: lambda of a term lambda / 2 |w|^2 added to the loss.
         products: `autograd`, `fd` (finite differences), or `auto`.
         memory_bytes: For graphs and basis, of every rank; None takes half of what is free.
+        self_check: Whether products are checked first, on a few samples: for symmetry, and against differences of first
+            derivatives.
         watch: `(products, largest eigenvalue) -> go on?`, called after every product; any rank's may stop it.
         comm: Ranks that share the samples of every product. All are given the same model and batches, and return the
             same; eigenvalues differ from those of one process by the rounding of sums over samples.
@@ -145,13 +151,21 @@ def hessian(
 
     Raises:
         UsageError: If a value is not allowed.
-        InputError: If two evaluations of the loss differ, or it has no second derivative.
+        InputError: If two evaluations of the loss differ, it has no second derivative, or the self-check finds a wrong
+            one and finite differences are not allowed.
         DivergedError: If the loss is not finite.
     """
     asked = Wanted(**wanted)
     with opened(model, loss, batches, params=params, bn_mode=bn_mode, dtype=dtype, comm=comm) as problem:
         return of_problem(
-            problem, asked, kind=kind, weight_decay=weight_decay, products=products, budget=memory_bytes, watch=watch
+            problem,
+            asked,
+            kind=kind,
+            weight_decay=weight_decay,
+            products=products,
+            budget=memory_bytes,
+            self_check=self_check,
+            watch=watch,
         )
 
 
@@ -163,6 +177,7 @@ def of_problem(
     weight_decay: float = 0.0,
     products: Products = "auto",
     budget: int | None = None,
+    self_check: bool = True,
     watch: Watch | None = None,
 ) -> SpectrumResult:
     """Return the spectrum of an open problem; the arguments are those of `hessian`."""
@@ -184,6 +199,7 @@ def of_problem(
         products=products,
         finer=sliced(problem, pieces=min(_SLICES, problem.samples // _SMALLEST)),
     )
+    checked = verified(operator) if self_check else SKIPPED
     watch = unanimous(watch, comm, problem.device)
     found = analyse(operator, asked, sizes=sizes, rows=rows, watch=watch, elsewhere=_elsewhere(problem, asked))
     passed = problem.passes.forward - before.forward, problem.passes.backward - before.backward
@@ -214,6 +230,7 @@ def of_problem(
         seconds=time.perf_counter() - start,
         complete=found.complete,
         notes=(*problem.notes, *operator.notes, *found.notes),
+        self_check=checked,
     )
 
 

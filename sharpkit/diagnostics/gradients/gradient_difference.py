@@ -22,9 +22,10 @@ from sharpkit.core.rule import Rule
 from sharpkit.core.step import Draw
 from sharpkit.core.still import Look, Still
 from sharpkit.core.task import Batch, LossFunction, Task
+from sharpkit.diagnostics.casting import cast_batch
 from sharpkit.diagnostics.gradients.modes import in_mode
 from sharpkit.diagnostics.gradients.relative import Counter, Grid, Tally
-from sharpkit.diagnostics.problem import BnMode, cast_batch
+from sharpkit.diagnostics.problem import BnMode
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.sharing import gathered, require_alike, rounds, seed_of, spread, unanimous
 from sharpkit.errors import DivergedError, UsageError, check_range

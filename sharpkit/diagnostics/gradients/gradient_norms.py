@@ -18,10 +18,11 @@ from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.still import Still
 from sharpkit.core.task import Batch, LossFunction, Task
 from sharpkit.core.vec import Vec
+from sharpkit.diagnostics.casting import cast_batch
 from sharpkit.diagnostics.gradients.adaptive import AeSamShare, ae_sam_share
 from sharpkit.diagnostics.gradients.modes import in_mode
 from sharpkit.diagnostics.gradients.normality import Normality, normality
-from sharpkit.diagnostics.problem import BnMode, cast_batch
+from sharpkit.diagnostics.problem import BnMode
 from sharpkit.diagnostics.reductions import wide
 from sharpkit.diagnostics.sharing import gathered, require_alike, rounds, seed_of, unanimous
 from sharpkit.errors import DivergedError, UsageError

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm  # pyright: ignore[reportPrivateUsage]
 
+from sharpkit.diagnostics.casting import cast_model
 from sharpkit.diagnostics.measured import measured
-from sharpkit.diagnostics.problem import BnMode, cast_model
+from sharpkit.diagnostics.problem import BnMode
 
 
 @contextmanager

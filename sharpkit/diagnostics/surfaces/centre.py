@@ -14,7 +14,8 @@ from torch import nn
 from sharpkit.core import vec
 from sharpkit.core.comm import ALONE, Comm
 from sharpkit.core.task import LossFunction, Task
-from sharpkit.diagnostics.curvature.operators import Curvature
+from sharpkit.diagnostics.curvature.matrices import Curvature
+from sharpkit.diagnostics.curvature.self_check import verified
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.reductions import dot
 from sharpkit.diagnostics.surfaces.along import along
@@ -75,8 +76,8 @@ def _scale(value: float) -> float:
 
 def exact_slopes(
     model: nn.Module, loss: LossFunction | Task, batches: Sequence[Any], plane: Plane, comm: Comm = ALONE
-) -> tuple[Slope, ...]:
-    """Return slope and curvature at w along every axis, by one gradient and one product with the Hessian each.
+) -> tuple[tuple[Slope, ...], list[str]]:
+    """Return slope and curvature at w along every axis, by one gradient and one product with the Hessian each; notes.
 
     Args:
         model: At w.
@@ -86,7 +87,7 @@ def exact_slopes(
         comm: The ranks that share the samples.
 
     Raises:
-        InputError: If the loss has no second derivative.
+        InputError: If the loss has no second derivative, or a wrong one.
     """
     with ExitStack() as stack:
         stack.enter_context(along(model, plane))
@@ -94,13 +95,15 @@ def exact_slopes(
             p.requires_grad_(p.requires_grad or name in plane.names)
         problem = stack.enter_context(opened(model, loss, batches, comm=comm))
         operator = Curvature(problem, products="autograd")
+        verified(operator)
         gradient, found = problem.gradient(), list[Slope]()
         for axis in plane.axes:
             moved = dict(zip(plane.names, axis, strict=True))
             pairs = zip(problem.names, problem.params, strict=True)
             flat = vec.flatten([moved[n] if n in moved else torch.zeros_like(p) for n, p in pairs]).to(gradient)
             found.append(Slope(float(dot(gradient, flat)), float(dot(operator.product(flat), flat))))
-    return tuple(found)
+        notes = list(operator.notes)
+    return tuple(found), notes
 
 
 def fitted_slopes(surface: Surface, cells: Cells, exact: Sequence[Slope], half_widths: Sequence[float]) -> CentreCheck:

@@ -162,7 +162,7 @@ def _derivatives(
     if plane.buffers:
         return (), ["the centre was not checked against derivatives, which are by weights: buffers move as well"]
     try:
-        return exact_slopes(model, loss, batches, plane, comm), []
+        return exact_slopes(model, loss, batches, plane, comm)
     except InputError as error:
         return (), [f"the centre was not checked against derivatives: {error.message}"]
 

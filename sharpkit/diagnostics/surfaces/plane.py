@@ -142,7 +142,9 @@ def hessian_plane(
         whole = [pieces[name] if name in pieces else torch.zeros_like(p) for name, p in params.items()]
         directions.append(normalised(whole, model, norm=norm, ignore=ignore))
     plane = _plane("hessian", params, directions, (), norm=norm, ignore=ignore)
-    return replace(plane, values=tuple(float(value) for value in found.eigenvalues[:axes]))
+    cause = found.self_check.cause
+    notes = (*plane.notes, *([f"the self-check of the Hessian failed: {cause}"] if cause else []))
+    return replace(plane, values=tuple(float(value) for value in found.eigenvalues[:axes]), notes=notes)
 
 
 @as_it_was

@@ -107,7 +107,7 @@ class Surface:
     def how(self) -> str:
         """How points are evaluated, in words."""
         form = "channels last" if self.form is torch.channels_last else "usual memory format"
-        folded = f", {len(self._folds.pairs)} batch norms folded" if self._folds.pairs else ""
+        folded = f", {self._folds.how}" if self._folds.how else ""
         together = f", {self.together} points at once" if self.together > 1 else ""
         return f"chunks of {self.chunk}, {form}{folded if self.together == 1 else ''}{together}"
 
@@ -168,7 +168,7 @@ class Surface:
     def plainly(self) -> None:
         """Evaluate as the model itself would: nothing folded, usual memory format, the batches as they are."""
         self._folds.pairs.clear()
-        self._folds.active = False
+        self._folds.refused, self._folds.active = (), False
         self.use(torch.contiguous_format, self.samples)
 
     def seconds(self, form: torch.memory_format, chunk: int) -> float:

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from sharpkit.diagnostics import reductions
 from sharpkit.diagnostics.curvature.eigenvalues import converge, eigenpairs
-from sharpkit.diagnostics.curvature.operators import Curvature, Matrix
+from sharpkit.diagnostics.curvature.matrices import Curvature
+from sharpkit.diagnostics.curvature.operators import Matrix
 from sharpkit.diagnostics.problem import opened
 from tests.core.support import Reads
 from tests.diagnostics.support import Diagonal, basis_of, net, rotated, samples

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, TensorDataset
 
 from sharpkit.core.task import Supervised
-from sharpkit.diagnostics.curvature.operators import Curvature
+from sharpkit.diagnostics.curvature.matrices import Curvature
 from sharpkit.diagnostics.curvature.spectrum import sliced
 from sharpkit.diagnostics.problem import opened
 from sharpkit.errors import DivergedError, InputError, UsageError
@@ -256,4 +256,4 @@ def test_refined_is_the_same_matrix_in_more_terms():
             shares = [term.share for term in operator.terms(lambda wanted=True: vector)]
         assert shares == [0.25] * 4
         assert len(list(operator.terms(lambda wanted=True: vector))) == 1
-        assert operator.how == "autograd, 1 of 1 graphs kept"
+        assert operator.how == "autograd, 1 of 1 graphs kept, 2 batch norms folded"

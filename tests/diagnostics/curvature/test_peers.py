@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from sharpkit.diagnostics import hessian
-from sharpkit.diagnostics.curvature.operators import Curvature
+from sharpkit.diagnostics.curvature.matrices import Curvature
 from sharpkit.diagnostics.problem import opened
 from tests.diagnostics.support import net, samples, uneven
 

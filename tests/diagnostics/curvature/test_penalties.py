@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from sharpkit.core.task import Supervised
 from sharpkit.diagnostics import hessian
-from sharpkit.diagnostics.curvature.operators import Curvature
+from sharpkit.diagnostics.curvature.matrices import Curvature
 from sharpkit.diagnostics.problem import opened
 from tests.diagnostics.support import net, samples, uneven
 
