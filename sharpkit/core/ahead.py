@@ -1,20 +1,20 @@
-"""Where a base optimizer would step, without stepping: by a formula, or by its own step on a ghost of its state."""
+"""Where a base optimizer would step, without stepping: by a formula, or by the step of a double."""
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from sharpkit.core import vec
-from sharpkit.core.point import restored
-from sharpkit.core.task import map_tensors
+from sharpkit.core.double import Double, steps_as_its_class, unwrapped
+from sharpkit.core.randomness import undrawn
 from sharpkit.core.vec import Vec
+from sharpkit.errors import UsageError, one_line
 
 LookAhead = Literal["peek", "plain"]
 """`peek`: the base optimizer's own next step; `plain`: w - lr * direction."""
@@ -42,34 +42,27 @@ def look_ahead(
         base: Any torch optimizer.
         params: The parameters that `direction` is aligned with.
         direction: Taken for the gradient.
-        how: `peek` is the optimizer's own step: of torch's SGD, Adam and AdamW by their formulas, of others taken on
-            a ghost of their state. `plain` is -lr * direction; an optimizer that keeps tensors outside `state` and
-            `param_groups` needs it.
+        how: `peek` is the optimizer's own step: of torch's SGD, Adam and AdamW by their formulas, of others by a
+            double of the whole optimizer. `plain` is -lr * direction.
         reached: Which parameters have a gradient at all; a real step leaves the others alone. None is all.
+
+    Raises:
+        UsageError: If the optimizer can be neither computed nor copied, or its step raises.
     """
     if how == "plain":
         rates = {p: float(group["lr"]) for group in base.param_groups for p in group["params"]}
         return [d.mul(-rates[p]) for p, d in zip(params, direction, strict=True)]
+    base, reached = unwrapped(base), reached or [True] * len(params)
     formula = _formula_of(base, params)
     if formula is not None:
-        return _by_formula(base, params, direction, reached or [True] * len(params), formula)
-    ghost = _ghost(base)
-
-    def run(before: Vec) -> Vec:
-        for i, (p, d) in enumerate(zip(params, vec.clone(direction), strict=True)):
-            p.grad = d if reached is None or reached[i] else None
-        try:
-            _unhooked_step(ghost)
-            return vec.sub(params, before)
-        finally:
-            for p in params:
-                p.grad = None
-
-    return restored(params, run)
+        return _by_formula(base, params, direction, reached, formula)
+    return _by_double(base, params, direction, reached)
 
 
 def _formula_of(base: Optimizer, params: Sequence[Tensor]) -> Formula | None:
     """Return the formula of the optimizer's step; None where it has an option or a state that none here knows."""
+    if not steps_as_its_class(base):
+        return None
     if type(base) is torch.optim.SGD:
         return None if any(group["maximize"] for group in base.param_groups) else _sgd
     if type(base) not in (torch.optim.Adam, torch.optim.AdamW) or not _ADAM_OPTIONS.issuperset(base.defaults):
@@ -84,6 +77,22 @@ def _formula_of(base: Optimizer, params: Sequence[Tensor]) -> Formula | None:
         and not any(p.is_complex() for p in params)
     )
     return _adam if known else None
+
+
+def _by_double(base: Optimizer, params: Sequence[Tensor], direction: Vec, reached: Sequence[bool]) -> Vec:
+    double = Double(base)
+    copies = [double.of(p) for p in params]
+    for p, d, has in zip(copies, vec.clone(direction), reached, strict=True):
+        p.grad = d if has else None
+    try:
+        with undrawn(params[0].device):
+            double.step()
+    except Exception as error:
+        raise UsageError(
+            f"the base optimizer {type(base).__name__} cannot take a step to look ahead: {one_line(error)}",
+            "make ready what it asks for, or use a rule with y_step=plain",
+        ) from error
+    return vec.sub(copies, [p.detach() for p in params])
 
 
 def _by_formula(
@@ -165,26 +174,3 @@ def _adam_block(group: Group, t: float, out: Vec, w: Vec, d: Vec, m: Vec, v: Vec
 def _held(state: Mapping[str, Any], name: str, like: Tensor) -> Tensor:
     found = state.get(name)
     return torch.zeros_like(like, requires_grad=False) if found is None else found
-
-
-def _ghost(base: Optimizer) -> Any:
-    """Return an optimizer of the same kind and hyperparameters on the same parameters, with a copied state.
-
-    It is built past `__init__` so that any optimizer class works, and it has no hooks, so that a scheduler or a
-    logger attached to the real one does not see its steps.
-    """
-    ghost: Any = object.__new__(type(base))
-    ghost.__dict__.update(base.__dict__)
-    for hooks in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
-        setattr(ghost, hooks, OrderedDict())
-    ghost.param_groups = [dict(group) for group in base.param_groups]
-    state = {p: map_tensors(torch.clone, values) for p, values in base.state.items()}
-    ghost.state = defaultdict(dict, state)
-    return ghost
-
-
-def _unhooked_step(ghost: Any) -> None:
-    """Call the class's own step, past the counting step that schedulers bind to an instance and past global hooks."""
-    kind = cast("Any", type(ghost))
-    hooked = getattr(kind.step, "hooked", False)
-    (kind.step.__wrapped__ if hooked else kind.step)(ghost)

@@ -74,7 +74,7 @@ def check_groups(base: Optimizer, recipe: str) -> None:
     Raises:
         UsageError: If a group has one.
     """
-    ours = _OF_SAM.union(re.findall(r"[:](\w+)=", recipe)) - set(base.defaults)
+    ours = _OF_SAM.union(re.findall(r"[:](\w+)=", recipe)) - set(getattr(base, "defaults", ()))
     for i, group in enumerate(base.param_groups):
         for key in sorted(ours.intersection(group)):
             raise UsageError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -40,6 +41,16 @@ def restore(state: RandomState, device: torch.device) -> None:
     if device.type != "cpu" and len(states) > 1:
         _device_module(device).set_rng_state(states[1].cpu(), device)
     host_randomness.restore(state["host"])
+
+
+@contextmanager
+def undrawn(device: torch.device) -> Generator[None]:
+    """Put every global stream back at the end."""
+    state = capture(device)
+    try:
+        yield
+    finally:
+        restore(state, device)
 
 
 def of_stored(stored: RandomState | list[Tensor]) -> RandomState:

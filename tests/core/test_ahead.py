@@ -9,6 +9,7 @@ from torch import nn
 
 from sharpkit.core import ahead, vec
 from sharpkit.core.ahead import look_ahead
+from sharpkit.errors import UsageError
 from tests.core.support import batch, bits, gradient, net, sharp, trail, weights
 
 
@@ -121,7 +122,7 @@ def run(opt, params, steps, generator):
 @pytest.mark.parametrize("decay", ["none", "coupled", "decoupled"])
 def test_the_formula_of_adam_is_its_own_step(decay, steps, monkeypatch):
     """With every option and implementation that torch has; that the numbers come of the formula is checked too."""
-    monkeypatch.setattr(ahead, "_ghost", lambda base: pytest.fail("the state was copied"))
+    monkeypatch.setattr(ahead, "Double", lambda base: pytest.fail("the state was copied"))
     variants = [{}, {"foreach": True}, {"foreach": False}, {"fused": True}]
     for amsgrad, maximize, variant in itertools.product([False, True], [False, True], variants):
         opt, params = adam(decay, amsgrad, maximize, variant)
@@ -157,8 +158,8 @@ class OtherAdam(torch.optim.Adam):
 )
 def test_what_the_formula_does_not_know_is_stepped_on_a_copy(made, options, monkeypatch):
     copies = []
-    ghost = ahead._ghost
-    monkeypatch.setattr(ahead, "_ghost", lambda base: copies.append(base) or ghost(base))
+    double = ahead.Double
+    monkeypatch.setattr(ahead, "Double", lambda base: copies.append(base) or double(base))
     params = [nn.Parameter(torch.randn(3, 4, dtype=torch.float64))]
     opt = made(params, **options)
     direction = [torch.randn(3, 4, dtype=torch.float64)]
@@ -203,7 +204,7 @@ def test_plain_looks_ahead_along_the_direction_with_each_groups_rate():
     torch.testing.assert_close(look_ahead(opt, list(model.parameters()), direction, "plain"), expected)
 
 
-def test_peek_restores_when_the_optimizer_raises():
+def test_a_step_that_raises_is_told_and_changes_nothing():
     class Broken(torch.optim.SGD):
         def step(self, closure=None):
             super().step()
@@ -211,8 +212,9 @@ def test_peek_restores_when_the_optimizer_raises():
 
     model = net()
     before = weights(model)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(UsageError, match="Broken cannot take a step to look ahead: ZeroDivisionError") as raised:
         look_ahead(Broken(model.parameters(), lr=1.0), list(model.parameters()), before, "peek")
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
     assert bits(weights(model)) == bits(before)
     assert all(p.grad is None for p in model.parameters())
 
