@@ -12,6 +12,7 @@ from torch import Tensor
 from sharpkit.commands.landscape_config import LandscapeConfig, Range
 from sharpkit.diagnostics.surfaces.plane import Plane, checkpoint_plane, hessian_plane, pca_plane, random_plane
 from sharpkit.engine.agreement import everywhere
+from sharpkit.engine.matching import chosen
 from sharpkit.engine.ranks import current
 from sharpkit.engine.trained import Trained
 from sharpkit.engine.weights import read_weights
@@ -45,7 +46,7 @@ def plane_of(trained: Trained, config: LandscapeConfig) -> Plane:
         return hessian_plane(model, trained.task, batches, axes, norm=norm, ignore=ignore, seed=seed, comm=current())
     if config.kind == "pca":
         return pca_plane(model, everywhere(lambda: _run_of(trained.path)), axes)
-    states = everywhere(lambda: {name: read_weights(Path(name)) for name in config.others})
+    states = everywhere(lambda: {name: chosen(model, read_weights(Path(name)), name).fitting for name in config.others})
     return checkpoint_plane(model, states, orthogonal=config.orthogonal)
 
 

@@ -157,6 +157,7 @@ def measure(
     start = time.perf_counter()
     results: dict[str, R] = {}
     failed: dict[str, SharpkitError] = {}
+    of_weights: list[str] = []
     env: dict[str, Any] = {}
     runtime.keep_freed_memory()
     with StopRequest() as stop:
@@ -164,6 +165,7 @@ def measure(
             try:
                 results[name] = one(name, trained, stop)
                 env = environment(trained.device)
+                of_weights += trained.notes
             except SharpkitError as error:
                 record(name, error, failed, told, alone=len(set(names)) == 1)
         signal_number = stopped(stop)
@@ -177,6 +179,7 @@ def measure(
         files, warnings = on_first(lambda: form.write(results, out, plot))
     except InputError as error:  # what was measured is told all the same
         unwritten = error
+    warnings += of_weights
     warnings += [f"{name}: {note}" for name, result in results.items() for note in form.notes(result)]
     work = [form.work(result) for result in results.values()]
     return Measured(

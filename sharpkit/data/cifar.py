@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sharpkit.data.augment import Normalise
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.download import Download
-from sharpkit.data.images import Pixels, image_samples, unreadable
+from sharpkit.data.images import Pixels, image_samples
 from sharpkit.data.pickles import unpickled
 from sharpkit.data.samples import Samples
 from sharpkit.data.source import Access, Size, Stored
+from sharpkit.errors import InputError
 
 # Of all pixels of the 50,000 training images, rounded.
 _NORMALISE_10 = Normalise((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -66,24 +68,59 @@ def cifar100(folder: Path, access: Access) -> Dataset:
 
 
 def _content(path: Path, *labels: str) -> dict[str, Any]:
-    """Return the dict in a file, with rows of pixels and of each kind of labels one for every image."""
-    content = unpickled(path.read_bytes(), path)
-    data = content.get("data")
-    if not isinstance(data, np.ndarray) or cast("Pixels", data).shape[1:] != (3072,):
-        raise unreadable(path, "its data are not rows of 3072 bytes")
-    count = len(cast("Pixels", data))
-    for key in labels:
-        found = content.get(key)
-        if not isinstance(found, list) or len(cast("list[Any]", found)) != count:
-            raise unreadable(path, f"it has not one of {key} for each of its {count} images")
-        if any(type(label) is not int for label in cast("list[Any]", found)):
-            raise unreadable(path, f"its {key} are not whole numbers")
-    return content
+    """Return `data`, (N, 3, 32, 32) bytes, and of each kind of labels N whole numbers.
+
+    What others pickled anew is read too: keys in bytes, arrays for lists and lists for arrays, wider whole numbers,
+    and images with the channels last.
+    """
+    stored = unpickled(path.read_bytes(), path)
+    content = {key.decode("latin1") if isinstance(key, bytes) else key: value for key, value in stored.items()}
+    pixels = _pixels(content.get("data"), path)
+    return {"data": pixels, **{key: _labels(content.get(key), key, len(pixels), path) for key in labels}}
+
+
+def _pixels(data: Any, path: Path) -> Pixels:
+    rows = _array(data)
+    shape = rows.shape
+    if shape[1:] == (32, 32, 3):
+        rows = rows.transpose(0, 3, 1, 2)
+    elif shape[1:] not in ((3072,), (3, 32, 32)):
+        told = f"of shape {'x'.join(map(str, shape))}" if shape else f"a {type(data).__name__}"
+        raise _other(path, f"its data are {told}, and not rows of 3072 bytes or images of 3x32x32 or 32x32x3")
+    if rows.dtype.kind not in "iu":
+        raise _other(path, f"its data are {rows.dtype} numbers, and not whole ones from 0 to 255")
+    if rows.size and (rows.min() < 0 or rows.max() > 255):
+        raise _other(path, f"its data go from {rows.min()} to {rows.max()}, and not from 0 to 255")
+    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32), dtype=np.uint8)
+
+
+def _labels(found: Any, key: str, count: int, path: Path) -> list[int]:
+    numbers = _array(found)
+    if numbers.size != count or len(numbers) != count:
+        raise _other(path, f"it has not one of {key} for each of its {count} images")
+    if numbers.dtype.kind not in "iu":
+        raise _other(path, f"its {key} are {numbers.dtype} and not whole numbers")
+    return numbers.ravel().tolist()
+
+
+def _array(found: Any) -> NDArray[Any]:
+    """Return an array or a sequence as an array, of no dimension if it is neither."""
+    try:
+        return np.asarray(found if isinstance(found, np.ndarray | list | tuple) else None)
+    except (ValueError, OverflowError):  # rows of several lengths, numbers of more than 64 bits
+        return np.asarray(None)
+
+
+def _other(path: Path, why: str) -> InputError:
+    return InputError(
+        f"cannot read {path}: {why}",
+        "store data and labels as in the published file, which has rows of 3072 bytes and lists of whole numbers",
+    )
 
 
 def _samples(parts: list[dict[str, Any]], key: str, classes: int, normalise: Normalise, place: Path) -> Samples:
     """Return the samples of some files together."""
-    pixels = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
+    pixels = np.concatenate([part["data"] for part in parts])
     return image_samples(pixels, [label for part in parts for label in part[key]], str(place), classes, normalise)
 
 

@@ -30,12 +30,21 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
+def _scalar(kind: np.dtype[Any], raw: bytes) -> Any:
+    """Return one number of an array."""
+    if kind.hasobject:
+        raise pickle.UnpicklingError("it holds an object of NumPy")
+    return np.frombuffer(raw, kind, 1)[0]
+
+
 _ALLOWED = {
     ("_codecs", "encode"): _encoded,
     ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
     ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("sklearn.utils", "Bunch"): _Bunch,

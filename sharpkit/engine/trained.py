@@ -39,6 +39,7 @@ class Trained:
         task: The loss that was minimised, with its label smoothing.
         samples: On the device.
         device: Where.
+        notes: What was done to weights of others that the model took.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Trained:
     task: Supervised
     samples: Part
     device: torch.device
+    notes: tuple[str, ...] = ()
 
     def batches(self, size: int) -> list[Batch]:
         """Return all samples in order, in batches of a size; the last one may be smaller."""
@@ -95,7 +97,7 @@ def load(
     ours = content.get("format") == checkpoint.FORMAT
     if not ours and (data is None or model is None):
         raise UsageError(f"{file} does not say its data and model", "give --data and --model")
-    where = runtime.pick_device(device)
+    where, notes = runtime.pick_device(device), list[str]()
     set_tf32(False)
     try:
         config = _config(checkpoint.load(file) if ours else None, file)
@@ -109,14 +111,14 @@ def load(
         samples = _samples(dataset, config, part, count, seed).to(where)
         task = Supervised(network, loss_of(dataset, config.smoothing, config.smoothing_over))
         materialise(network, task, next(samples.batches(in_order(min(2, len(samples)), 2))))
-        load_weights(network, file)
+        load_weights(network, file, note=notes.append)
     except SharpkitError:
         raise
     except Exception as error:  # a field is missing, or is not what this version writes
         raise InputError(
             f"{file} is no complete checkpoint: {type(error).__name__}: {one_line(error)}", "give another checkpoint"
         ) from error
-    return Trained(file, config, network, task, samples, where)
+    return Trained(file, config, network, task, samples, where, tuple(notes))
 
 
 def _config(content: dict[str, Any] | None, file: Path) -> TrainConfig:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from sharpkit.engine import checkpoint
+from sharpkit.engine import checkpoint, matching
+from sharpkit.engine.matching import uncompiled, without_wrapper
 from sharpkit.errors import InputError, one_line
 from sharpkit.libraries import imported
 
@@ -32,7 +32,6 @@ before its moving average."""
 
 _DEPTH = 2
 _SHOWN = 10
-_COMPILED, _PARALLEL = "_orig_mod", "module."
 
 
 def _ignore(text: str) -> None:
@@ -53,11 +52,11 @@ def read_weights(path: Path, *, trust: bool = False, note: Note = _ignore) -> di
     """
     file = checkpoint.located(path)
     if file.suffix == ".safetensors":
-        return _without_wrapper(_from_safetensors(file))
+        return without_wrapper(_from_safetensors(file))
     document = checkpoint.read(file, trust=trust)
     if document.get("format") == checkpoint.FORMAT:
         return {uncompiled(name): value for name, value in _tensors(document.get("model"), file).items()}
-    return _without_wrapper(_tensors(_unwrapped(document, file, note), file))
+    return without_wrapper(_tensors(_unwrapped(document, file, note), file))
 
 
 def load_weights(
@@ -84,31 +83,30 @@ def load_weights(
 def load_state(
     model: nn.Module, stored: Mapping[str, Any], where: str, *, partial: bool = False, note: Note = _ignore
 ) -> None:
-    """Load a state_dict whose names and shapes are the model's own, up to the prefixes of wrappers.
+    """Load a state_dict that torch's strict loading takes once wrappers and a prefix of all names are taken off.
+
+    Names of tied weights that are stored once, and counters of batch norm that older versions of torch did not have,
+    are filled in.
 
     Args:
         model: What the weights go into.
         stored: Tensors by name.
         where: What to call their file in messages.
         partial: Whether what does not fit is left out.
-        note: Is told what was left out.
+        note: Is told what was taken off, filled in and left out.
 
     Raises:
         InputError: If names or shapes differ, or with `partial` nothing fits; the model is unchanged then.
     """
-    own = model.state_dict()
-    names = dict(zip(_without_wrapper(own), own, strict=True))
-    given = {names.get(name, name): value for name, value in _without_wrapper(dict(stored)).items()}
-    differs = _Differences.between(own, given)
-    fitting = {name: given[name] for name in own if name in given and name not in differs.reshaped}
-    if differs and not (partial and fitting):
-        fits = "" if partial or not fitting else f", or --partial for the {len(fitting)} of {len(own)} that fit"
-        raise InputError(
-            f"{where} is a checkpoint of another model: {differs.told()}", f"give the --model it was made with{fits}"
-        )
-    model.load_state_dict(fitting, strict=False)
-    if differs:
-        note(f"{where}: loaded {len(fitting)} of {len(own)} tensors, left out what does not fit: {differs.told()}")
+    found = matching.chosen(model, stored, where, partial=partial)
+    model.load_state_dict(found.fitting, strict=False)
+    for sentence in found.told:
+        note(f"{where}: {sentence}")
+    if not found.exact:
+        besides = f"{len(found.left)} without the prefix: {', '.join(found.left[:_SHOWN])}" if found.left else ""
+        left = "; ".join(part for part in (found.differences.told(), besides) if part)
+        count = len(model.state_dict())
+        note(f"{where}: loaded {len(found.fitting)} of {count} tensors, left out what does not fit: {left}")
 
 
 def state_of(model: nn.Module) -> dict[str, Any]:
@@ -116,18 +114,14 @@ def state_of(model: nn.Module) -> dict[str, Any]:
     return {uncompiled(name): value for name, value in model.state_dict().items()}
 
 
-def uncompiled(name: str) -> str:
-    """Return a name without what torch.compile puts in front of a module, wherever that is in the model."""
-    return ".".join(part for part in name.split(".") if part != _COMPILED)
-
-
 def all_finite(model: nn.Module) -> bool:
     """Return whether every number in a model's parameters and buffers is finite."""
-    return _finite(value for value in model.state_dict().values() if isinstance(value, Tensor))
+    return _finite(model.state_dict().values())
 
 
-def _finite(values: Any) -> bool:
-    held = [torch.isfinite(v).all() for v in values if v.is_floating_point() or v.is_complex()]
+def _finite(values: Iterable[Any]) -> bool:
+    numbers = [v for v in values if isinstance(v, Tensor) and (v.is_floating_point() or v.is_complex())]
+    held = [torch.isfinite(v).all() for v in numbers]
     return not held or bool(torch.stack(held).all())
 
 
@@ -157,9 +151,12 @@ def _unwrapped(document: Mapping[str, Any], file: Path, note: Note) -> Mapping[s
 
 
 def _tensors(held: Any, file: Path) -> dict[str, Tensor]:
-    """Return what is a tensor; scripts put numbers and texts beside them."""
+    """Return what is a tensor or a module's extra state; scripts put numbers and texts beside them."""
     entries = cast("Mapping[Any, Any]", held if isinstance(held, Mapping) else {})
-    tensors = {str(name): value for name, value in entries.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name): value for name, value in entries.items()
+        if isinstance(value, Tensor) or str(name).endswith("_extra_state")
+    }  # fmt: skip
     if not tensors:
         keys = ", ".join(str(key) for key in list(entries)[:_SHOWN]) or "nothing"
         raise InputError(
@@ -167,59 +164,3 @@ def _tensors(held: Any, file: Path) -> dict[str, Tensor]:
             f"give a state_dict, alone or under one of {', '.join(WRAPPERS)}",
         )
     return tensors
-
-
-def _without_wrapper(state: dict[str, Any]) -> dict[str, Any]:
-    """Return a state_dict by the names that its model has without torch.compile and data-parallel wrappers."""
-    clean = {uncompiled(name): value for name, value in state.items()}
-    averaged = "n_averaged"  # which torch.optim.swa_utils.AveragedModel counts beside its module
-    wrapped = [name for name in clean if name != averaged]
-    if wrapped and all(name.startswith(_PARALLEL) for name in wrapped):
-        return _without_wrapper({name.removeprefix(_PARALLEL): clean[name] for name in wrapped})
-    return clean
-
-
-@dataclass(frozen=True)
-class _Differences:
-    """In what a state_dict is not the model's: descriptions by name."""
-
-    missing: dict[str, str]
-    unexpected: dict[str, str]
-    reshaped: dict[str, str]
-
-    @staticmethod
-    def between(own: Mapping[str, Any], given: Mapping[str, Any]) -> _Differences:
-        """Compare names and shapes; a module's own extra state, which is no tensor, need not be given."""
-        here, there = ({name: getattr(v, "shape", None) for name, v in state.items()} for state in (own, given))
-        return _Differences(
-            {name: _shape(shape) for name, shape in here.items() if name not in given and shape is not None},
-            {name: _shape(shape) for name, shape in there.items() if name not in own},
-            {
-                name: f"{_shape(there[name])}, here {_shape(shape)}"
-                for name, shape in here.items()
-                if name in given and there[name] != shape
-            },
-        )
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.unexpected or self.reshaped)
-
-    def told(self) -> str:
-        """Return the numbers of each kind and the first ten names in all, with shapes."""
-        kinds = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.reshaped}
-        room = dict.fromkeys(kinds, 0)
-        for _ in range(_SHOWN):
-            left = [kind for kind, names in kinds.items() if room[kind] < len(names)]
-            if left:
-                room[min(left, key=lambda kind: room[kind])] += 1
-        parts = [
-            f"{len(names)} {kind}: " + ", ".join(f"{name} ({names[name]})" for name in list(names)[: room[kind]])
-            + (", ..." if room[kind] < len(names) else "")
-            for kind, names in kinds.items()
-            if names
-        ]  # fmt: skip
-        return "; ".join(parts)
-
-
-def _shape(shape: Any) -> str:
-    return "no tensor" if shape is None else "x".join(str(n) for n in shape) or "scalar"

@@ -65,14 +65,40 @@ def test_idx_files_may_be_packed_or_not(tmp_path):
         assert np.array_equal(load("fashion-mnist", tmp_path / folder).train.inputs.numpy(), packed[0][0])
 
 
-def test_pickles_that_python_3_wrote_are_read_too(tmp_path):
-    formats.write_cifar100(tmp_path)
+def in_bytes(content):
+    return {key.encode(): value for key, value in content.items()}
+
+
+FORMS = {
+    "as torchvision reads them": dict,
+    "keys in bytes": in_bytes,
+    "labels in an array": lambda c: {**c, "fine_labels": np.array(c["fine_labels"])},
+    "labels in a narrow array": lambda c: {**c, "fine_labels": np.array(c["fine_labels"], np.uint8)},
+    "labels in a column": lambda c: {**c, "fine_labels": np.array(c["fine_labels"])[:, None]},
+    "labels of NumPy": lambda c: {**c, "fine_labels": [np.int32(label) for label in c["fine_labels"]]},
+    "labels in a tuple": lambda c: {**c, "fine_labels": tuple(c["fine_labels"])},
+    "rows in a list": lambda c: {**c, "data": list(c["data"])},
+    "rows of lists": lambda c: {**c, "data": c["data"].tolist()},
+    "wide numbers": lambda c: {**c, "data": c["data"].astype(np.int64)},
+    "images": lambda c: {**c, "data": c["data"].reshape(-1, 3, 32, 32)},
+    "channels last": lambda c: {**c, "data": c["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)},
+    "all of it": lambda c: in_bytes({
+        **c, "data": c["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), "fine_labels": np.array(c["fine_labels"])
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("form", FORMS)
+def test_pickles_that_python_3_wrote_are_read_too(tmp_path, form, protocol):
+    (images, labels), _ = formats.write_cifar100(tmp_path, 20)
     train = tmp_path / "cifar-100-python/train"
-    expected = load("cifar100", tmp_path)
-    for protocol in (2, 3, 4):
-        content = pickle.loads(train.read_bytes(), encoding="latin1")  # what torchvision does
-        train.write_bytes(pickle.dumps(content, protocol=protocol))
-        assert torch.equal(load("cifar100", tmp_path).train.inputs, expected.train.inputs)
+    content = pickle.loads(train.read_bytes(), encoding="latin1")  # what torchvision does
+    train.write_bytes(pickle.dumps(FORMS[form](content), protocol=protocol))
+    read = load("cifar100", tmp_path).train
+    assert np.array_equal(read.inputs.numpy(), images)
+    assert read.inputs.dtype == torch.uint8
+    assert read.targets.tolist() == labels
 
 
 def test_the_next_class_of_a_superclass_in_a_ring(tmp_path):
@@ -150,7 +176,15 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path):
         ({"data": np.zeros((8, 3071), np.uint8)}, "rows of 3072 bytes"),
         ({"data": "x"}, "rows of 3072 bytes"),
         ({"labels": [0] * 7}, "has not one of labels for each of its 8 images"),
-        ({"labels": ["0"] * 8}, "are not whole numbers"),
+        ({"data": np.zeros((8, 3072))}, "its data are float64 numbers, and not whole ones from 0 to 255"),
+        ({"data": np.full((8, 3072), 256)}, "its data go from 256 to 256, and not from 0 to 255"),
+        ({"data": [[0] * 3072] * 7 + [[0]]}, "rows of 3072 bytes"),
+        ({"labels": np.zeros((8, 8), int)}, "has not one of labels for each of its 8 images"),
+        ({"labels": None}, "has not one of labels for each of its 8 images"),
+        ({"labels": np.arange(8) / 2}, "its labels are float64 and not whole numbers"),
+        ({"labels": [True] * 8}, "its labels are bool and not whole numbers"),
+        ({"labels": [2**70] * 8}, "not whole numbers"),
+        ({"labels": ["0"] * 8}, "not whole numbers"),
         ({"labels": [10] * 8}, "class number 10, allowed are 0 to 9"),
         ({"labels": [-1] * 8}, "class numbers 0, 1"),
     ],
@@ -159,9 +193,10 @@ def test_a_batch_that_does_not_fit_is_refused(tmp_path, change, why):
     formats.write_cifar10(tmp_path)
     file = tmp_path / "cifar-10-batches-py/data_batch_2"
     content = pickle.loads(file.read_bytes(), encoding="latin1")
-    file.write_bytes(formats.pickle_of_python_2({**content, **change}))
-    with pytest.raises(InputError, match=why):
+    file.write_bytes(pickle.dumps({**content, **change}))
+    with pytest.raises(InputError, match=why) as told:
         load("cifar10", tmp_path)
+    assert "class number" in why or "store data and labels as in the published file" in told.value.hint
 
 
 @pytest.mark.parametrize(
