@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from sharpkit.cli.compare_progress import CompareProgress
-from sharpkit.cli.options import PANELS, parameters, with_parameters
+from sharpkit.cli.options import PANELS, given_by_name, parameters, with_parameters
 from sharpkit.cli.shared import OUTPUT, ConfigFile, Json, NoColor, Traceback
 from sharpkit.cli.terminal import EndedEarly, Terminal
 from sharpkit.commands import compare_config
@@ -29,6 +29,7 @@ Format = Literal["table", "tsv", "csv", "json", "jsonl", "md", "latex"]
 
 
 def compare(
+    context: typer.Context,
     opts: Annotated[
         list[str] | None, typer.Argument(metavar="OPT...", help="Optimizers; rho=0.05,0.1 is a list of values.")
     ] = None,
@@ -88,6 +89,10 @@ def compare(
     Example: sharpkit compare sgd sam sampa:lam=0.2 --seeds 5 --label-noise 0.4
     """
     terminal = Terminal(json=json or form == "json", quiet=quiet, progress=not no_progress, color=not no_color)
+    if from_runs:  # which runs nothing: what the environment says of runs is no request
+        of_runs = [name for name in given if name not in options(CompareConfig) or name in _OF_RUNS]
+        named = given_by_name(context, given)
+        given = {name: value for name, value in given.items() if name not in of_runs or name in named}
     asked = _Asked.read(opts or [], config, given)
     from sharpkit.cli.compare_output import show, show_commands, show_plan
     from sharpkit.commands.compare_files import check_figures, draw, draw_curves, write
@@ -149,8 +154,12 @@ class _Asked:
         """Refuse what only a comparison that runs something can take."""
         if self.opts or self.training:
             raise UsageError("--from is given with optimizers or options of training", "leave them out")
-        if self.comparison.budget != "epochs":
-            raise UsageError("--from is given with --budget, which decides what is run", "leave it out")
+        if found := [f"--{name}" for name in _OF_RUNS if name in self.own]:
+            raise UsageError(f"--from is given with {', '.join(found)}, which decides what is run", "leave it out")
+
+
+_OF_RUNS = ("seeds", "budget", "jobs", "reproduce", "scale")
+"""Options of a comparison that decide what is run."""
 
 
 def _stored(file: str) -> dict[str, Any]:

@@ -59,7 +59,9 @@ def show(result: CompareResult, terminal: Terminal, form: str | None) -> None:
         print(FORMATS["json"](result), end="")
     elif result.rows and (form == "table" or (form is None and terminal.person)):
         header, rows = columns(result)
-        terminal.rows(header, rows, _title(result), whole=1)
+        keys = header.index("n")
+        for i, (names, lines) in enumerate(_fitting(header, rows, keys, terminal.out().width)):
+            terminal.rows(names, lines, "" if i else _title(result), whole=1)
         for row in result.rows:
             if not row.baseline:
                 place = "".join(f", {key} {value}" for key, value in row.group.settings)
@@ -68,6 +70,39 @@ def show(result: CompareResult, terminal: Terminal, form: str | None) -> None:
     elif result.rows:
         print(FORMATS[form or "tsv"](result), end="")
     _tell_outcome(result, terminal)
+
+
+_BETWEEN = 3  # what lies between two columns
+_Table = tuple[list[str], list[list[str]]]
+
+
+def _fitting(header: list[str], rows: list[list[str]], keys: int, width: int) -> list[_Table]:
+    """Return a table as several that fit a width without breaking a number, each with the first columns.
+
+    Args:
+        header: Names of the columns, which may be broken at spaces.
+        rows: Their cells; an interval may go below its value.
+        keys: How many columns every table has.
+        width: Of the terminal.
+    """
+    widths = [max(map(len, [*header[i].split(), *(row[i] for row in rows)])) for i in range(len(header))]
+    if _width(widths) <= width:
+        return [(header, rows)]
+    rows = [[cell.replace(" [", "\n[") for cell in row] for row in rows]
+    for i in range(keys, len(header)):
+        widths[i] = max(
+            len(part) for cell in [*header[i].split(), *(row[i] for row in rows)] for part in cell.split("\n")
+        )
+    shared, places = list(range(keys)), [list(range(keys))]
+    for i in range(keys, len(header)):
+        if len(places[-1]) > keys and _width([widths[j] for j in [*places[-1], i]]) > width:
+            places.append([*shared])
+        places[-1].append(i)
+    return [([header[i] for i in at], [[row[i] for i in at] for row in rows]) for at in places]
+
+
+def _width(widths: list[int]) -> int:
+    return 1 + sum(width + _BETWEEN for width in widths)
 
 
 def _show_origins(origins: Origins, terminal: Terminal) -> None:

@@ -71,6 +71,20 @@ def _parameter(name: str, kind: Any, default: Any, metadata: Mapping[str, Any], 
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=declared, annotation=kind | None)
 
 
+def given_by_name(context: typer.Context, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that were given on the command line, without those of the environment.
+
+    A variable such as SHARPKIT_DATA_DIR is a default for all commands, and no request of this one.
+
+    Args:
+        context: Of the command.
+        given: Its options, None where not given.
+    """
+    named = {name: value for name, value in given.items() if value is not None}
+    sources = {name: context.get_parameter_source(name) for name in named}
+    return {name: value for name, value in named.items() if getattr(sources[name], "name", "") != "ENVIRONMENT"}
+
+
 def with_options(
     function: Callable[..., Any], of: type[Any] = TrainConfig, panels: Mapping[str, tuple[str, ...]] = PANELS
 ) -> Callable[..., Any]:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from sharpkit.cli.options import flag
+from sharpkit.cli.options import flag, given_by_name
 from sharpkit.cli.shared import OUTPUT, ConfigFile, Json, NoColor, Traceback, from_file
 from sharpkit.cli.terminal import Terminal, pairs
-from sharpkit.engine.config import TrainConfig, to_mapping
+from sharpkit.engine.config import MAY_DIFFER, TrainConfig, to_mapping
 from sharpkit.engine.documents import to_json
 from sharpkit.engine.presets import Applied, apply
 from sharpkit.errors import UsageError
@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 
 def train(
+    context: typer.Context,
     *,
     config: ConfigFile = None,
     resume: Annotated[
@@ -82,6 +83,9 @@ def train(
     if resume not in (None, "auto") and out is not None:
         raise UsageError("--resume RUN goes on in RUN, and --out is given", "leave --out out")
     options = {k: v for k, v in given.items() if v is not None}
+    if resume not in (None, "auto"):  # the run says what it is; the environment may say where it goes on
+        named = given_by_name(context, given)
+        options = {k: v for k, v in options.items() if k in named or k in MAY_DIFFER}
     if config is not None:
         options = _over(options, from_file(config))
     request = _Request(apply(options), resume=resume, out=out, overwrite=overwrite)

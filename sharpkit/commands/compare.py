@@ -16,7 +16,8 @@ from sharpkit.engine import seal
 from sharpkit.engine.cells import Cell
 from sharpkit.engine.runs import Run
 from sharpkit.engine.runtime import StopRequest
-from sharpkit.errors import AllFailedError
+from sharpkit.errors import AllFailedError, DivergedError
+from sharpkit.statistics.comparison import Lost
 
 
 def run(study: Study, survey: Survey, watcher: Watcher) -> CompareResult:
@@ -39,7 +40,8 @@ def run(study: Study, survey: Survey, watcher: Watcher) -> CompareResult:
     if not done and not stop.signal_number:
         _raise_common(study.cells, failed)
     missing = {cell.name for cell in study.cells} - {cell.name for cell in done} - failed.keys()
-    runs = [_as_run(cell, study.folder / cell.name) for cell in done]
+    finished = {cell.name for cell in done}
+    runs = [_as_run(cell, study.folder / cell.name, _lost(cell.name, finished, failed)) for cell in study.cells]
     notes = [
         *study.notes,
         *survey.notes,
@@ -69,8 +71,18 @@ def _raise_common(cells: Sequence[Cell], failed: Mapping[str, Failure]) -> None:
     raise AllFailedError(message, first.hint, first.code, first.exit_code)
 
 
-def _as_run(cell: Cell, folder: Path) -> Run:
-    return Run(folder, cell.label, cell.settings, cell.seed, seal.summary_of(folder))
+def _lost(name: str, finished: set[str], failed: Mapping[str, Failure]) -> Lost | None:
+    """Return why a cell has no result, None where it has one."""
+    if name in finished:
+        return None
+    if name not in failed:
+        return "missing"
+    return "diverged" if failed[name].code == DivergedError.code else "failed"
+
+
+def _as_run(cell: Cell, folder: Path, lost: Lost | None) -> Run:
+    summary = {} if lost else seal.summary_of(folder)
+    return Run(folder, cell.label, cell.settings, cell.seed, summary, lost)
 
 
 def _epochs_told(study: Study) -> list[str]:

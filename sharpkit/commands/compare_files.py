@@ -12,9 +12,11 @@ from sharpkit.commands.curves import averaged, read_run
 from sharpkit.commands.figure_files import FIGURES, write_figure
 from sharpkit.engine.documents import to_json
 from sharpkit.engine.rundir import RunDir, write_text
+from sharpkit.engine.runs import Run
 from sharpkit.errors import UsageError
 from sharpkit.figures.curves import Curve
 from sharpkit.libraries import imported
+from sharpkit.statistics.comparison import Settings
 
 CURVES = ("train_loss", "train_acc", "val_acc")
 
@@ -66,12 +68,22 @@ def draw_curves(result: CompareResult, path: Path) -> None:
     """Draw losses and accuracies over the epochs, and note the file in the result."""
     from sharpkit.figures.comparison_curves import over_epochs
 
-    groups: dict[str, dict[str, list[Path]]] = {}
-    for run in result.runs:
-        place = ", ".join(f"{key} {value}" for key, value in run.settings)
-        groups.setdefault(place, {}).setdefault(run.label, []).append(run.folder)
-    places = {place: list(_curves(by_label)) for place, by_label in groups.items()}
+    groups: dict[Settings, dict[str, list[Path]]] = {}
+    for run in (run for run in result.runs if run.lost is None):
+        groups.setdefault(run.settings, {}).setdefault(run.label, []).append(run.folder)
+    places = {_place(at, result.runs): list(_curves(by_label)) for at, by_label in groups.items()}
     result.files.append(str(write_figure(path, over_epochs(places))))
+
+
+def _place(settings: Settings, runs: Sequence[Run]) -> str:
+    """Return what a row of panels is called: its settings, and of which recipe runs have no result."""
+    told = [f"{key} {value}" for key, value in settings]
+    outcomes: dict[str, list[bool]] = {}
+    for run in runs:
+        if run.settings == settings:
+            outcomes.setdefault(run.label, []).append(run.lost is None)
+    told += [f"{label}: {sum(there)} of {len(there)} runs" for label, there in outcomes.items() if not all(there)]
+    return ", ".join(told)
 
 
 def _curves(folders: Mapping[str, Sequence[Path]]) -> Iterator[Curve]:

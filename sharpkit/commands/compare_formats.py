@@ -35,6 +35,7 @@ def columns(result: CompareResult) -> tuple[list[str], list[list[str]]]:
         "n",
         first.title,
         f"difference [{100 * result.config.ci:g} % CI]",
+        "seeds" if result.config.test == "welch" else "pairs",
         "p_adj" if corrected else "p",
         *(metric_of(name).title for name in result.metrics[1:]),
         *(f"{metric_of(name).title}: paper" for name in _printed(result)),
@@ -47,15 +48,28 @@ def columns(result: CompareResult) -> tuple[list[str], list[list[str]]]:
                 row.group.label,
                 *([row.group.note] if chosen else []),
                 *(told[name] for name in settings),
-                str(row.n),
+                of_planned(row),
                 *_cells(row, result.metrics[:1]),
                 _interval(row, first.digits),
+                _pairs(row),
                 p_text(row.p_adjusted) + ("*" if row.significant else ""),
                 *_cells(row, result.metrics[1:]),
                 *(_paper(row, name, result) for name in _printed(result)),
             ]
         )
     return header, rows
+
+
+def of_planned(row: Row) -> str:
+    """Return how many runs have a result, and of how many where some have none."""
+    return f"{row.n} of {row.planned}" if row.group.lost else str(row.n)
+
+
+def _pairs(row: Row) -> str:
+    found = row.difference
+    if found is None:
+        return ""
+    return str(found.n) if found.paired else f"{found.n}, {found.n_base}"
 
 
 def setting_names(result: CompareResult) -> list[str]:
@@ -100,7 +114,8 @@ def records(result: CompareResult) -> list[dict[str, str]]:
 
 def _record(row: Row, result: CompareResult) -> dict[str, str]:
     found = row.difference
-    record = {"opt": row.group.label, **dict(row.group.settings), "n": str(row.n)}
+    record = {"opt": row.group.label, **dict(row.group.settings), "n": str(row.n), "planned": str(row.planned)}
+    record |= {reason: str(count) for reason, count in row.group.counts().items()}
     if result.config.select == "val":
         record["chosen"] = row.group.note
     for name in result.metrics:
@@ -113,10 +128,11 @@ def _record(row: Row, result: CompareResult) -> dict[str, str]:
         "diff": _full(found and found.mean),
         "ci_low": _full(found and found.low),
         "ci_high": _full(found and found.high),
+        "pairs": "" if found is None else str(min(found.n, found.n_base)),
         "p": _full(found and found.p),
         "p_adj": _full(row.p_adjusted),
         "d": _full(found and found.effect),
-        "seeds_needed": "" if found is None or found.needed is None else str(found.needed),
+        "detectable": _full(row.detectable),
         "says": result.sentence(row),
     }
     return record | (origins.columns(result.settings(row)) if result.origins else {})
@@ -160,6 +176,8 @@ def markdown(result: CompareResult) -> str:
 def latex(result: CompareResult) -> str:
     """Return a LaTeX table for booktabs: the best of each column bold, the second underlined, ties alike.
 
+    A cell whose runs do not all have a result says how many do.
+
     Columns are the settings, with the first metric; where nothing varies they are the metrics.
     """
     rows = result.rows
@@ -192,13 +210,15 @@ def _latex_column(rows: Sequence[Row], metric: str) -> dict[str, str]:
     )
     cells: dict[str, str] = {}
     for row in rows:
+        lost = f" ({of_planned(row)})" if row.group.lost else ""
         if (mean := there.get(row.group.label)) is None:
+            cells[row.group.label] = f"--{lost}"
             continue
         rank = best.index(float(mean)) if float(mean) in best else 2
         marked = ("\\mathbf{%s}", "\\underline{%s}", "%s")[rank] % mean
         std = row.stds.get(metric, math.nan)
         spread = "" if math.isnan(std) else f" \\pm {std:.{told.digits}f}"
-        cells[row.group.label] = f"${marked}{spread}$"
+        cells[row.group.label] = f"${marked}{spread}${lost}"
     return cells
 
 

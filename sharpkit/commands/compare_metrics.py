@@ -85,7 +85,7 @@ def metric_of(name: str) -> Metric:
 
 
 def value_of(name: str, summary: Summary) -> float | None:
-    """Return a metric of a run, None where it has none."""
+    """Return a metric of a run, which may not be finite, None where it has none."""
     try:
         return metric_of(name).read(summary)
     except (KeyError, TypeError, ValueError):

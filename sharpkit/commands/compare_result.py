@@ -28,7 +28,7 @@ class CompareResult:
 
     Args:
         rows: In the order of the table.
-        runs: What it is made of.
+        runs: What it is made of, those without a result too.
         metrics: Names of the columns; the first is tested.
         config: How it was made.
         failed: Why cells have no result, by name.
@@ -98,10 +98,13 @@ class CompareResult:
             "chosen": row.group.note or None,
             "settings": dict(row.group.settings),
             "n": row.n,
+            "planned": row.planned,
+            **row.group.counts(),
             "baseline": row.baseline,
             "metrics": {name: _measured(row, name) for name in self.metrics if name in row.means},
             "difference": None if row.difference is None else _there(asdict(row.difference)),
             "p_adjusted": _there({"p": row.p_adjusted})["p"],
+            "detectable": None if math.isinf(row.detectable) else _there({"d": row.detectable})["d"],
             "significant": row.significant,
             "sentence": self.sentence(row),
             "paper": {name: _as_printed(entry) for name, entry in self.paper(row).items()},

@@ -1,9 +1,10 @@
-"""Finished runs as a table: grouped, chosen, compared, judged."""
+"""Runs as a table: grouped, chosen, compared, judged."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from sharpkit.engine.environment import environment
 from sharpkit.engine.runs import Run, collected
 from sharpkit.recipes.grammar import pieces
 from sharpkit.recipes.grid import named
-from sharpkit.statistics.comparison import Group, compared
+from sharpkit.statistics.comparison import Group, Lost, Settings, compared
 
 
 def from_runs(paths: Sequence[Path], config: CompareConfig) -> CompareResult:
@@ -33,8 +34,9 @@ def from_runs(paths: Sequence[Path], config: CompareConfig) -> CompareResult:
     start, notes = time.perf_counter(), list[str]()
     runs = collected(paths, notes)
     check_named(config, [run.label for run in runs])
-    check_known(config.metrics, [_said(run) for run in runs])
-    devices = {str(run.summary.get("device")) for run in runs}
+    finished = [run for run in runs if run.lost is None]
+    check_known(config.metrics, [_said(run) for run in finished])
+    devices = {str(run.summary.get("device")) for run in finished}
     args = {"from": [str(path) for path in paths], **asdict(config)}
     device = devices.pop() if len(devices) == 1 else "several"
     return result_of(runs, config, args, notes, time.perf_counter() - start, device)
@@ -43,10 +45,10 @@ def from_runs(paths: Sequence[Path], config: CompareConfig) -> CompareResult:
 def result_of(
     runs: Sequence[Run], config: CompareConfig, args: dict[str, Any], notes: list[str], seconds: float, device: str
 ) -> CompareResult:
-    """Return the comparison of finished runs.
+    """Return the comparison of runs.
 
     Args:
-        runs: In the order of the table.
+        runs: In the order of the table, those without a result too.
         config: How they are compared.
         args: What was asked for.
         notes: What a reader must know; gets how values were chosen.
@@ -78,23 +80,43 @@ def result_of(
         signal_number=0,
         args=args,
         env={**environment(torch.device("cpu")), "device": device},
-        cost=cost_of([run.summary for run in runs], seconds),
+        cost=cost_of([run.summary for run in runs if run.lost is None], seconds),
         printed={},
     )
 
 
 def _groups(runs: Sequence[Run], config: CompareConfig) -> list[Group]:
-    """Return the runs of each recipe and setting, with every metric that they have."""
-    summaries: dict[tuple[str, Any], dict[int, Mapping[str, Any]]] = {}
-    for one in runs:
-        summaries.setdefault((one.label, one.settings), {})[one.seed] = _said(one)
+    """Return the runs of each recipe and setting, with every metric that they have, and the seeds that have none.
+
+    A seed that another recipe has with the same settings is missing where there is no run of it.
+    """
     names: list[str] = list(dict.fromkeys([*config.metrics, *(["val_acc"] if config.select == "val" else [])]))
+    members: dict[tuple[str, Settings], list[Run]] = {}
+    seeds: dict[Settings, set[int]] = {}
+    for run in runs:
+        members.setdefault((run.label, run.settings), []).append(run)
+        seeds.setdefault(run.settings, set()).add(run.seed)
     groups: list[Group] = []
-    for (label, settings), by_seed in summaries.items():
-        read = {name: {seed: value_of(name, one) for seed, one in by_seed.items()} for name in names}
-        values = {name: {s: v for s, v in of.items() if v is not None} for name, of in read.items()}
-        groups.append(Group(label, settings, values))
+    for (label, settings), of in members.items():
+        read = {run.seed: _values(run, names) for run in of if run.lost is None}
+        lost: dict[int, Lost] = dict.fromkeys(sorted(seeds[settings] - {run.seed for run in of}), "missing")
+        lost |= {run.seed: run.lost for run in of if run.lost is not None}
+        for seed, found in read.items():
+            tested = found.get(config.metrics[0])
+            if tested is None or not math.isfinite(tested):
+                lost[seed] = "missing" if tested is None else "diverged"
+        values = {
+            name: {seed: found[name] for seed, found in read.items() if name in found and math.isfinite(found[name])}
+            for name in names
+        }
+        groups.append(Group(label, settings, values, dict(sorted(lost.items()))))
     return groups
+
+
+def _values(run: Run, names: Sequence[str]) -> dict[str, float]:
+    summary = _said(run)
+    read = {name: value_of(name, summary) for name in names}
+    return {name: value for name, value in read.items() if value is not None}
 
 
 def _said(run: Run) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sharpkit.commands.compare_config import CompareConfig
 from sharpkit.errors import UsageError
 from sharpkit.recipes.grid import named
-from sharpkit.statistics.comparison import LEVEL, Group
+from sharpkit.statistics.comparison import LEVEL, Group, counted, pairs
 from sharpkit.statistics.difference import difference
 
 
@@ -46,7 +46,8 @@ def judged(config: CompareConfig, groups: Sequence[Group]) -> list[Verdict]:
     """Return the verdict on each requirement, in every setting that has both optimizers.
 
     `A>=B`: the mean of A over seeds is not below that of B. `A>B`: A is above B and the test's p-value, which is not
-    corrected, is below 0.05. A requirement that no setting has runs for is not met.
+    corrected, is below 0.05. Means are those over the seeds that both have. A requirement is not met where a run of
+    either diverged or failed, nor where no setting has runs of both.
     """
     labels = list(dict.fromkeys(group.label for group in groups))
     found: list[Verdict] = []
@@ -66,8 +67,14 @@ def judged(config: CompareConfig, groups: Sequence[Group]) -> list[Verdict]:
 def _verdict(text: str, relation: str, ours: Group, base: Group, config: CompareConfig) -> Verdict:
     metric = config.metrics[0]
     test = "paired-t" if config.test == "none" else config.test
+    place = "".join(f", {key} {value}" for key, value in ours.settings)
+    for group in (ours, base):
+        if {"diverged", "failed"} & set(group.lost.values()):
+            return Verdict(
+                f"{text}{place}", False, f"{group.label}: {counted(len(group.values.get(metric, {})), group)}"
+            )
     seen = difference(ours.values.get(metric, {}), base.values.get(metric, {}), test=test, level=config.ci)
     met = seen.mean >= 0 if relation == ">=" else seen.mean > 0 and seen.p < LEVEL
-    place = "".join(f", {key} {value}" for key, value in ours.settings)
     p = "" if relation == ">=" else f", {seen.reason}" if seen.reason else f", p = {seen.p:.2g}"
-    return Verdict(f"{text}{place}", met, f"{metric}: {seen.mean:+.4g}{p}" if seen.n else seen.reason)
+    told = f"{metric}: {seen.mean:+.4g}{p}, {pairs(seen)}" if seen.n else seen.reason
+    return Verdict(f"{text}{place}", met, told)

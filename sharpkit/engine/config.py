@@ -39,6 +39,10 @@ def option(
     return field(default=default, metadata={"help": help, "flags": flags, "shown": shown, "completions": completions})
 
 
+MAY_DIFFER = ("device", "threads", "workers", "data_dir", "download", "timeout")
+"""What a run may go on with otherwise than it began: where it runs, and where its data are."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Everything that decides what a training run computes.

@@ -6,7 +6,7 @@ import math
 import shlex
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -19,7 +19,7 @@ from sharpkit.engine.config import to_mapping
 from sharpkit.engine.external import is_file_reference
 from sharpkit.engine.probes import Probes
 from sharpkit.engine.records import Records
-from sharpkit.engine.rundir import RunDir
+from sharpkit.engine.rundir import DIVERGED, RunDir
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.session import Session
 from sharpkit.errors import DivergedError, InputError, InterruptedRunError, SharpkitError, one_line
@@ -314,4 +314,6 @@ class Fit:
         config = self.session.config
         radius = getattr(self.session.optimizer.rule.radius, "rho", None)
         second = "" if radius is None or not self.session.optimizer.totals.perturbed else f" or rho (now {radius:g})"
+        with suppress(InputError):  # a full disk must not hide why it ends
+            self.run.append([{"kind": DIVERGED, "step": self.position, "message": what}])
         raise DivergedError(what, f"lower --lr (now {config.lr:g}){second}; {self._saved}, for --init in a new run")

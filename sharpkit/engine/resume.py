@@ -10,15 +10,12 @@ from typing import Any
 
 from sharpkit.engine import checkpoint
 from sharpkit.engine.agreement import on_first
-from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping, with_radius
+from sharpkit.engine.config import MAY_DIFFER, TrainConfig, from_mapping, to_mapping, with_radius
 from sharpkit.engine.fit import Fit, Observer
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.session import build
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 from sharpkit.recipes.grammar import parse
-
-_MAY_DIFFER = ("device", "threads", "workers", "data_dir", "download", "timeout")
-"""What a run may go on with otherwise than it began: where it runs, and where its data are."""
 
 
 def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
@@ -38,7 +35,7 @@ def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
         config = TrainConfig(**from_mapping(content["config"], str(path)))
         asked = TrainConfig(**from_mapping(content["asked"], str(path)))
         _check_same(config, given)
-        session = build(replace(config, **{key: given[key] for key in _MAY_DIFFER if key in given}), asked=asked)
+        session = build(replace(config, **{key: given[key] for key in MAY_DIFFER if key in given}), asked=asked)
         folder = on_first(lambda: path if path.is_dir() else path.parent)
         fit = Fit(session, RunDir(folder, writes=session.comm.rank == 0), observer)
         fit.restore(content)
@@ -60,7 +57,7 @@ def find(config: TrainConfig, asked: TrainConfig, folders: list[Path], observer:
         folders: Where to look; what cannot be read is passed over and told.
         observer: Is told.
     """
-    free = {*_MAY_DIFFER, *(["channels_last"] if asked.channels_last == "auto" else [])} - {"device"}
+    free = {*MAY_DIFFER, *(["channels_last"] if asked.channels_last == "auto" else [])} - {"device"}
     wanted = _without(free, to_mapping(config))
     for folder in sorted((f for f in folders if RunDir(f).checkpoint.is_file()), key=_age, reverse=True):
         try:
@@ -81,7 +78,7 @@ def _check_same(config: TrainConfig, given: Mapping[str, Any]) -> None:
         if key == "opt":
             same = parse(with_radius(value, given.get("rho"))).text == config.opt
         else:
-            same = key in _MAY_DIFFER or value in (stored.get(key), "auto")
+            same = key in MAY_DIFFER or value in (stored.get(key), "auto")
         if not same:
             raise UsageError(
                 f"--{key.replace('_', '-')} is {value}, the run was started with {stored.get(key)}",

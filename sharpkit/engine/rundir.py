@@ -17,6 +17,9 @@ from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.documents import finite
 from sharpkit.errors import InputError, UsageError, one_line
 
+DIVERGED = "diverged"
+"""The kind of the line that says why a run ended without a result."""
+
 
 class RunDir:
     """The files of one run.
@@ -80,6 +83,13 @@ class RunDir:
                 found.append(cast("dict[str, Any]", record))
         return found
 
+    def diverged(self) -> bool:
+        """Return whether the run ended because its numbers were no longer finite."""
+        try:
+            return any(record.get("kind") == DIVERGED for record in self.records())
+        except InputError:
+            return False
+
     def has(self, kind: str, step: int) -> bool:
         """Return whether there is a line of a kind of a step."""
         if not self.metrics.is_file():
@@ -96,7 +106,7 @@ class RunDir:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 break
-            if line.endswith("\n") and record.get("step", 0) <= step:
+            if line.endswith("\n") and record.get("step", 0) <= step and record.get("kind") != DIVERGED:
                 kept.append(line)
         write_text(self.metrics, "".join(kept))
 

@@ -43,6 +43,7 @@ def seeds(rows: Sequence[Row], metric: str, title: str, level: float = 0.95) -> 
         for row in (row for row in rows if row.group.settings == place):
             i = labels.index(row.group.label)
             values = np.array(list(row.group.values.get(metric, {}).values()))
+            _tell_lost(axis, row, i)
             if not len(values):
                 continue
             axis.plot(values, np.full(len(values), i) + _jitter(len(values)), "o", color=colour(i), alpha=0.35, ms=3.5)
@@ -56,6 +57,16 @@ def seeds(rows: Sequence[Row], metric: str, title: str, level: float = 0.95) -> 
         axis.set_xlabel(title)
         axis.set_title(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in place), fontsize=SMALL + 2)
     return figure
+
+
+def _tell_lost(axis: Any, row: Row, place: int) -> None:
+    """Write how many runs have a result where some have none, at the end of the line."""
+    if not row.group.lost:
+        return
+    why = ", ".join(f"{count} {reason}" for reason, count in row.group.counts().items() if count)
+    base = "baseline, " if row.baseline and not row.n else ""
+    axis.annotate(f"{base}{row.n} of {row.planned} ({why})", (0.98, place - 0.3), xycoords=("axes fraction", "data"),
+                  ha="right", va="center", fontsize=SMALL, color=GREY)  # fmt: skip
 
 
 def _jitter(count: int) -> np.ndarray:
@@ -142,9 +153,16 @@ def _curves(
         x = [place for place, _ in points]
         y = [row.means.get(metric, math.nan) for _, row in points]
         error = [0.0 if math.isnan(row.stds.get(metric, math.nan)) else row.stds[metric] for _, row in points]
-        axis.errorbar(x, y, yerr=error, fmt=marker(i), ls=line(i), color=colour(i), label=name, capsize=2, ms=4, lw=1.2)
+        nothing = [f"{values[0]}: 0 of {row.planned}" for values, row in members if not row.n and row.group.lost]
+        told = f"{name} ({', '.join(nothing)})" if nothing else name
+        axis.errorbar(x, y, yerr=error, fmt=marker(i), ls=line(i), color=colour(i), label=told, capsize=2, ms=4, lw=1.2)
+        for place, row in points:
+            if row.group.lost and row.n:
+                axis.annotate(f"{row.n} of {row.planned}", (place, row.means[metric]), (0, 6), ha="center",
+                              textcoords="offset points", fontsize=SMALL, color=colour(i))  # fmt: skip
     for i, (name, row) in enumerate(flat, len(lines)):
-        axis.axhline(row.means.get(metric, math.nan), color=colour(i), ls=line(i), lw=1, label=name)
+        told = f"{name} ({row.n} of {row.planned})" if row.group.lost else name
+        axis.axhline(row.means.get(metric, math.nan), color=colour(i), ls=line(i), lw=1, label=told)
     if numbers and list(numbers.values()) == [float(i) for i in range(len(texts))] and not _numeric(texts):
         axis.set_xticks(range(len(texts)), texts)
     axis.set_xlabel(key.replace("_", " "))
@@ -170,18 +188,24 @@ def _numbers(texts: Sequence[str]) -> dict[str, float]:
 def _heat(lines: dict[str, list[tuple[tuple[str, ...], Row]]], keys: list[str], metric: str, title: str) -> Figure:
     figure, axes = panels(1, len(lines), width=max(4.6, 4.0 * len(lines)), height=3.6)
     values = [row.means.get(metric, math.nan) for members in lines.values() for _, row in members]
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    known = [value for value in values if not math.isnan(value)] or [0.0]
+    low, high = min(known), max(known)
     image: Any = None
     for axis, (name, members) in zip(axes[0], lines.items(), strict=True):
         ends = [_sorted({place[j] for place, _ in members}) for j in (0, 1)]
         table = np.full((len(ends[1]), len(ends[0])), math.nan)
+        counts: dict[tuple[int, ...], str] = {}
         for (x, y), row in members:
-            table[ends[1].index(y), ends[0].index(x)] = row.means.get(metric, math.nan)
+            place = ends[1].index(y), ends[0].index(x)
+            table[place] = row.means.get(metric, math.nan)
+            counts[place] = f"{row.n} of {row.planned}" if row.group.lost else ""
         image = axis.imshow(table, origin="lower", cmap="cividis", vmin=low, vmax=high, aspect="auto")
         for (i, j), value in np.ndenumerate(table):
-            if not math.isnan(value):
-                dark = value < (low + high) / 2
-                axis.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=SMALL, color="w" if dark else "k")
+            text = "\n".join(
+                part for part in ("" if math.isnan(value) else f"{value:.1f}", counts.get((i, j), "")) if part
+            )
+            dark = value < (low + high) / 2
+            axis.text(j, i, text, ha="center", va="center", fontsize=SMALL, color="w" if dark else "k")
         axis.set_xticks(range(len(ends[0])), ends[0])
         axis.set_yticks(range(len(ends[1])), ends[1])
         axis.set_xlabel(keys[0])

@@ -1,4 +1,4 @@
-"""The difference between two optimizers over seeds: size, interval, test, and the seeds that would show it."""
+"""The difference between two optimizers over seeds: size, interval and test."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ Correction = Literal["holm", "bh", "none"]
 FEWEST = 3
 """Seeds below which no p-value and no interval is given: a spread of two is no estimate of anything."""
 
-_POWER, _LEVEL = 0.8, 0.05
 _ROUNDING = 1e-13  # of double precision, with room for a few operations
-_MOST_SEEDS = 10_000
-_EFFICIENCY_OF_RANKS = 3 / math.pi  # of Wilcoxon's test to Student's, for normal differences
 
 
 @dataclass(frozen=True)
@@ -40,10 +37,10 @@ class Difference:
         high: The upper end.
         p: Two-sided p-value, NaN where there is none.
         effect: Cohen's d: mean / std, 0 where nothing differs.
-        n: Pairs, or the smaller number of unpaired values.
-        needed: Seeds for which the test would show this difference with probability 0.8 at level 0.05; None where more
-            than 10,000 or nothing differs.
+        n: Pairs, or our number of unpaired values.
+        n_base: Pairs, or the baseline's number of unpaired values.
         reason: Why there is no p-value; empty where there is.
+        paired: Whether it is of pairs.
     """
 
     mean: float
@@ -53,8 +50,9 @@ class Difference:
     p: float
     effect: float
     n: int
-    needed: int | None
+    n_base: int
     reason: str
+    paired: bool = True
 
 
 def difference(
@@ -63,7 +61,7 @@ def difference(
     """Compare the values of two optimizers, by seed.
 
     Args:
-        ours: Value by seed.
+        ours: Value by seed, finite.
         base: The baseline's; pairs are made of the seeds that both have.
         test: Which test. The confidence interval is that of the paired or of Welch's t.
         level: Of the confidence interval.
@@ -86,22 +84,21 @@ def difference(
     elif not reason:
         p = _paired_t(paired) if test == "paired-t" else _signed_ranks(paired)
     effect = 0.0 if mean == 0 else mean / std if std else math.nan
-    efficiency = _EFFICIENCY_OF_RANKS if test == "wilcoxon" else 1.0
-    return Difference(mean, std, low, high, p, effect, n, _needed(effect, 1, efficiency), reason)
+    return Difference(mean, std, low, high, p, effect, n, n, reason)
 
 
-def _nothing(reason: str) -> Difference:
+def _nothing(reason: str, *, paired: bool = True) -> Difference:
     nan = math.nan
-    return Difference(mean=nan, std=nan, low=nan, high=nan, p=nan, effect=nan, n=0, needed=None, reason=reason)
+    return Difference(nan, nan, nan, nan, nan, nan, n=0, n_base=0, reason=reason, paired=paired)
 
 
 def _unpaired(ours: Array, base: Array, level: float) -> Difference:
-    n = min(len(ours), len(base))
-    if not n:
-        return _nothing("no value")
-    mean, reason = float(ours.mean() - base.mean()), _reason(n, "welch")
-    if n < 2:
-        return Difference(mean, math.nan, math.nan, math.nan, math.nan, math.nan, n, None, reason)
+    sizes = len(ours), len(base)
+    if not min(sizes):
+        return _nothing("no value", paired=False)
+    mean, reason = float(ours.mean() - base.mean()), _reason(min(sizes), "welch")
+    if min(sizes) < 2:
+        return Difference(mean, math.nan, math.nan, math.nan, math.nan, math.nan, *sizes, reason, paired=False)
     size = max(np.abs([*ours, *base]))
     pooled = math.hypot(_spread(ours, size), _spread(base, size)) / math.sqrt(2)
     low = high = p = math.nan
@@ -112,7 +109,7 @@ def _unpaired(ours: Array, base: Array, level: float) -> Difference:
         interval = found.confidence_interval(level)
         low, high, p = float(interval.low), float(interval.high), float(found.pvalue)
     effect = 0.0 if mean == 0 else mean / pooled if pooled else math.nan
-    return Difference(mean, pooled, low, high, p, effect, n, _needed(effect, 2, 1.0), reason)
+    return Difference(mean, pooled, low, high, p, effect, *sizes, reason, paired=False)
 
 
 def _spread(values: Array, size: float) -> float:
@@ -136,27 +133,6 @@ def _signed_ranks(paired: Array) -> float:
     with warnings.catch_warnings(action="ignore"):  # about ties, for which SciPy takes the normal approximation
         found: Any = stats.wilcoxon(paired)
     return float(found.pvalue)
-
-
-def _needed(effect: float, samples: int, efficiency: float) -> int | None:
-    """Return the seeds for which a t-test shows an effect of this size with probability 0.8 at level 0.05."""
-    if not math.isfinite(effect) or effect == 0:
-        return None
-
-    def shown(n: int) -> bool:
-        freedom = samples * (n - 1)
-        edge = stats.t.ppf(1 - _LEVEL / 2, freedom)
-        return bool(stats.nct.sf(edge, freedom, abs(effect) * math.sqrt(n / samples)) >= _POWER)
-
-    low, high = 2, 3
-    while not shown(high):
-        low, high = high, 2 * high
-        if high > _MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if shown(middle) else (middle, high)
-    return max(FEWEST, math.ceil(high / efficiency))
 
 
 def adjusted(p: Sequence[float], correction: Correction = "holm") -> list[float]:

@@ -135,7 +135,31 @@ def test_a_cell_that_fails_does_not_stop_the_others_and_is_listed(sharpkit):
     assert document["ok"] is False
     assert sorted(failure["cell"].rpartition("-")[0] for failure in document["failed"]) == ["sam-s1", "sgd-s1"]
     assert all("u.py:f raised ValueError: not this seed" in failure["message"] for failure in document["failed"])
-    assert document["rows"][1]["sentence"].endswith("2 seeds: too few for a test, 3 are needed")
+    told = "2 seeds: too few for a test, 3 are needed; 2 of 3 runs have a result (1 failed)"
+    assert document["rows"][1]["sentence"].endswith(told)
+    assert [(row["planned"], row["failed"], row["diverged"]) for row in document["rows"]] == [(3, 1, 0)] * 2
+
+
+@pytest.mark.slow
+def test_a_baseline_that_diverges_stays_the_baseline_now_and_from_its_folder(sharpkit):
+    call = ("compare", "sam:rho=1e30", "sgd", "--seeds", "2", *TINY, "--metric", "acc", "--lr", "0.1")
+    done = sharpkit(*call)
+    assert done.code == 5
+    lost, sgd = csv.DictReader(io.StringIO(done.stdout), delimiter="\t")
+    assert (lost["opt"], lost["n"], lost["planned"], lost["diverged"], lost["acc_mean"]) == (
+        "sam:rho=1e30",
+        "0",
+        "2",
+        "2",
+        "",
+    )
+    assert lost["says"] == "the baseline; 0 of 2 runs have a result (2 diverged)"
+    assert (sgd["n"], sgd["diff"], sgd["pairs"]) == ("2", "", "")
+    assert sgd["says"] == "of the baseline sam:rho=1e30 0 of 2 runs have a result (2 diverged)"
+    again = sharpkit("compare", "--from", "runs", "--metric", "acc")
+    rows = {row["opt"]: row for row in csv.DictReader(io.StringIO(again.stdout), delimiter="\t")}
+    assert again.code == 0
+    assert (rows["sam:rho=1e+30"]["planned"], rows["sam:rho=1e+30"]["diverged"]) == ("2", "2")
 
 
 @pytest.mark.slow

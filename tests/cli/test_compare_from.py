@@ -47,7 +47,10 @@ def test_the_numbers_are_scipys(sharpkit, three):
     assert float(rows["sam"]["p_adj"]) == pytest.approx(2 * smaller)
     assert float(rows["gnp"]["p_adj"]) == pytest.approx(larger)
     assert rows["sgd"]["says"] == "the baseline"
-    assert rows["gnp"]["says"] == "no significant difference (+0.00 points [-1.30, +1.30], p_adj = 1.00)"
+    told = "no significant difference (+0.00 points [-1.30, +1.30], p_adj = 1.00, 4 pairs"
+    assert rows["gnp"]["says"] == f"{told}; a true 2.22 points would show with probability 0.8)"
+    assert float(rows["gnp"]["detectable"]) == pytest.approx(2.22, abs=0.005)
+    assert rows["sam"]["pairs"] == "4"
     assert float(rows["sam"]["s_per_epoch_mean"]) == 2.0
 
 
@@ -79,9 +82,9 @@ def test_formats(sharpkit, three):
     assert [row["opt"] for row in rows] == ["sgd", "gnp", "sam"]
     assert [json.loads(line)["opt"] for line in text("jsonl").splitlines()] == ["sgd", "gnp", "sam"]
     head, rule, first, *_ = text("md").splitlines()
-    assert head.startswith("| optimizer | n | test accuracy, % | difference [95 % CI] | p_adj | seconds |")
+    assert head.startswith("| optimizer | n | test accuracy, % | difference [95 % CI] | pairs | p_adj | seconds |")
     assert set(rule) == set("| -")
-    assert first == "| sgd | 4 | 90.12 ± 0.85 | baseline |  | 2.00 | 0.0 |"
+    assert first == "| sgd | 4 | 90.12 ± 0.85 | baseline |  |  | 2.00 | 0.0 |"
     lines = text("latex").splitlines()
     assert lines[1] == r"\begin{tabular}{lccc}"
     assert lines[3] == r"optimizer & test accuracy, \% & seconds & SAM steps, \% \\"
@@ -176,7 +179,8 @@ def test_paths_from_stdin_and_what_is_written(sharpkit, three, monkeypatch):
         (["--plot", "a.gif"], 2, r"allowed endings are \.png"),
         (["--plot-vs", "rho"], 2, "without --plot"),
         (["--sharpness", "lambda"], 2, "no run has the metric 'lambda'"),
-        (["--budget", "grads"], 2, "--budget"),
+        (["--budget", "grads"], 2, "--from is given with --budget"),
+        (["--seeds", "3"], 2, "--from is given with --seeds"),
         (["--epochs", "3"], 2, "options of training"),
         (["--ci", "1"], 2, "ci is 1"),
     ],

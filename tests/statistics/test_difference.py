@@ -21,7 +21,7 @@ def test_the_paired_t_test_is_scipys():
     assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
     assert found.mean == pytest.approx((A - B).mean())
     assert found.effect == pytest.approx((A - B).mean() / (A - B).std(ddof=1))
-    assert (found.n, found.reason) == (5, "")
+    assert (found.n, found.n_base, found.reason) == (5, 5, "")
 
 
 def test_wilcoxons_and_welchs_are_scipys():
@@ -53,7 +53,7 @@ def test_no_p_value_for_fewer_than_three_seeds(n, test):
 def test_equal_and_constant_values(test):
     same = dict.fromkeys(range(5), 1.0)
     found = difference(same, same, test=test)
-    assert (found.mean, found.p, found.effect, found.needed) == (0, 1, 0, None)
+    assert (found.mean, found.p, found.effect) == (0, 1, 0)
     shifted = difference(dict.fromkeys(range(5), 2.0), same, test=test)
     assert math.isnan(shifted.p)
     assert "not vary" in shifted.reason
@@ -71,22 +71,6 @@ def test_differences_that_vary_by_rounding_alone_do_not_vary(test):
 def test_nothing_in_common():
     found = difference({0: 1.0}, {1: 2.0})
     assert (found.n, found.reason) == (0, "no seed in common with the baseline")
-
-
-@pytest.mark.parametrize(("effect", "seeds"), [(0.5, 34), (0.8, 15), (1.0, 10), (1.5, 6)])
-def test_the_seeds_that_a_paired_test_needs(effect, seeds):
-    """The numbers of Cohen's tables, as G*Power gives them for a paired t-test, two-sided, 0.05, power 0.8."""
-    noise = np.array([-1.0, -1, 1, 1, 0])
-    noise = noise / noise.std(ddof=1) + effect
-    assert difference(dict(enumerate(noise)), dict(enumerate(np.zeros(5)))).needed == seeds
-
-
-def test_the_seeds_that_welchs_test_needs():
-    """64 a group for d = 0.5, 26 for 0.8 (Cohen, 1988, table 2.4.1)."""
-    for effect, seeds in ((0.5, 64), (0.8, 26)):
-        noise = np.array([-1.0, 0, 1])
-        ours = dict(enumerate(noise + effect))
-        assert difference(ours, dict(enumerate(noise)), test="welch").needed == seeds
 
 
 def test_holm_and_benjamini_hochberg():
@@ -136,9 +120,37 @@ def test_sentences():
     assert sentence(rows[1], "points").startswith("+0.94 points [+0.5")
     assert "p_adj = " in sentence(rows[1], "points")
     assert sentence(rows[2], "points").startswith("no significant difference (+0.03 points [")
-    assert "seeds would show it" in sentence(rows[2], "points")
+    assert ", p_adj = 0.64, 4 pairs; a true 0.26 points would show with probability 0.8)" in sentence(rows[2], "points")
     few = compared([group("sgd", {0: 1.0, 1: 2.0}), group("sam", {0: 2.0, 1: 3.5})], "sgd", "acc")
     assert sentence(few[1], "points") == "+1.25 points; 2 seeds: too few for a test, 3 are needed"
     alone = compared([group("sam", OURS)], "sgd", "acc")
     assert sentence(alone[0], "points") == "no baseline with these settings"
     assert [p_text(p) for p in (0.034, 1e-9, math.nan)] == ["0.034", "< 0.0001", ""]
+
+
+def test_a_group_without_a_result_is_a_row_and_a_baseline_without_one_stays_it():
+    gone = Group("sam", (), {"acc": {}}, dict.fromkeys(range(5), "diverged"))
+    rows = compared([group("sgd", BASE), gone, group("gnp", OURS)], "sgd", "acc")
+    assert [(row.n, row.planned, row.baseline) for row in rows] == [(5, 5, True), (0, 5, False), (5, 5, False)]
+    assert rows[1].difference is None
+    assert math.isnan(rows[1].p_adjusted)
+    assert sentence(rows[1], "points") == "0 of 5 runs have a result (5 diverged)"
+    assert rows[2].difference == difference(OURS, BASE)
+    assert rows[2].p_adjusted == rows[2].difference.p, "a row without a difference is no comparison"
+
+    rows = compared([gone, group("sgd", BASE), group("gnp", OURS)], "sam", "acc")
+    assert [row.baseline for row in rows] == [True, False, False]
+    assert [row.difference for row in rows] == [None] * 3
+    assert sentence(rows[0], "points") == "the baseline; 0 of 5 runs have a result (5 diverged)"
+    assert sentence(rows[1], "points") == "of the baseline sam 0 of 5 runs have a result (5 diverged)"
+
+
+def test_a_sentence_says_of_how_many_pairs_and_what_was_lost():
+    lost = Group("sam", (), {"acc": {s: OURS[s] for s in range(1, 4)}}, {0: "failed", 4: "missing"})
+    row = compared([group("sgd", BASE), lost], "sgd", "acc")[1]
+    assert (row.n, row.planned, row.difference.n) == (3, 5, 3)
+    told = sentence(row, "points")
+    assert ", 3 pairs" in told
+    assert told.endswith("; 3 of 5 runs have a result (1 failed, 1 missing)")
+    welch = compared([group("sgd", BASE), lost], "sgd", "acc", test="welch")[1]
+    assert "3 and 5 seeds" in sentence(welch, "points")
