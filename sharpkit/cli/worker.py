@@ -16,8 +16,8 @@ from typing import Any
 
 from sharpkit.commands.cell import finish
 from sharpkit.commands.final_sharpness import measure
-from sharpkit.commands.train import Quiet
 from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.observer import Quiet
 from sharpkit.engine.session import Session
 from sharpkit.errors import InterruptedRunError, SharpkitError, one_line
 

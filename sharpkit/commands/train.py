@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sharpkit.engine import checkpoint, rundir, runtime
+from sharpkit.engine import checkpoint, lock, replacing, rundir, runtime
 from sharpkit.engine.agreement import on_first
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.datasets import data_name
 from sharpkit.engine.documents import document, to_json
 from sharpkit.engine.environment import environment
-from sharpkit.engine.fit import Fit, Observer
+from sharpkit.engine.fit import Fit
+from sharpkit.engine.observer import Observer, Quiet
 from sharpkit.engine.papers import PRESETS
 from sharpkit.engine.presets import configured
 from sharpkit.engine.records import NOTES
@@ -23,7 +25,7 @@ from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.seal import seal, unseal
 from sharpkit.engine.session import Session, build, model_name
 from sharpkit.engine.weights import load_state
-from sharpkit.errors import UsageError
+from sharpkit.errors import InputError, UsageError
 
 ROOT = Path("runs")
 
@@ -70,25 +72,6 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
     return {"args": config, "seed": config["seed"], "device": config["device"]}
 
 
-class Quiet:
-    """An observer that ignores everything."""
-
-    def begin(self, session: Session, step: int) -> None:
-        """Ignore."""
-
-    def step(self, step: int, size: int) -> None:
-        """Ignore."""
-
-    def live(self, values: dict[str, float]) -> None:
-        """Ignore."""
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Ignore."""
-
-    def note(self, text: str) -> None:
-        """Ignore."""
-
-
 def run(
     config: TrainConfig, out: Path | None = None, *, overwrite: bool = False, observer: Observer | None = None
 ) -> TrainResult:
@@ -97,19 +80,43 @@ def run(
     Args:
         config: What to train.
         out: The run directory; else runs/<data>-<model>-<opt>-s<seed>.
-        overwrite: Whether `out` may hold an earlier run, which is removed.
+        overwrite: Whether `out` may hold an earlier run, which this one replaces after its first epoch.
         observer: Is told how it goes.
 
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
     session = build(config)
-    folder = on_first(lambda: rundir.chosen(ROOT, _name(session), out, overwrite).path)
-    run_dir = RunDir(folder, writes=session.comm.rank == 0)
-    run_dir.create(session.config, environment(session.device), session.asked.preset)
-    fit = Fit(session, run_dir, observer or Quiet())
-    fit.save()  # from here on there is always a checkpoint to go on with
-    return _train(fit)
+    with _place(session, out, overwrite) as (folder, goal):
+        run_dir = RunDir(folder, writes=session.comm.rank == 0, goal=goal)
+        fit = Fit(session, run_dir, observer or Quiet())
+        try:
+            fit.save()  # from here on there is always a checkpoint to go on with
+            return _train(fit)
+        finally:
+            if run_dir.goal is not None and run_dir.writes:
+                replacing.discard(run_dir.goal)
+
+
+@contextmanager
+def _place(session: Session, out: Path | None, overwrite: bool) -> Generator[tuple[Path, Path | None]]:
+    """Keep the directory of a new run for these processes; the first of them does."""
+    with ExitStack() as held:
+        new = rundir.new(ROOT, _name(session), out, overwrite)
+        yield on_first(lambda: held.enter_context(new))
+
+
+@contextmanager
+def _kept(folder: Path) -> Generator[None]:
+    """Keep a run's directory for these processes, and end a replacement in it that was broken off."""
+
+    def enter() -> None:
+        held.enter_context(lock.claimed(folder))
+        replacing.settle(folder)
+
+    with ExitStack() as held:
+        on_first(enter)
+        yield
 
 
 def resume(path: Path, given: Mapping[str, Any] | None = None, *, observer: Observer | None = None) -> TrainResult:
@@ -123,7 +130,11 @@ def resume(path: Path, given: Mapping[str, Any] | None = None, *, observer: Obse
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
-    return _train(resumed(path, given or {}, observer or Quiet()))
+    folder = path if path.is_dir() else path.parent
+    if not on_first(folder.is_dir):
+        return _train(resumed(path, given or {}, observer or Quiet()))
+    with _kept(folder):
+        return _train(resumed(path, given or {}, observer or Quiet()))
 
 
 def find_resumable(config: TrainConfig, out: Path | None, *, observer: Observer | None = None) -> Path | None:
@@ -135,7 +146,7 @@ def find_resumable(config: TrainConfig, out: Path | None, *, observer: Observer 
     session = build(config)
     folders = [out] if out is not None else list(ROOT.glob(f"{_name(session)}*"))
     found = on_first(lambda: find(session.config, session.asked, folders, observer or Quiet()))
-    if found is None and out is not None and RunDir(out).config.is_file():
+    if found is None and out is not None and out.is_dir() and not replacing.is_empty(out):
         raise UsageError(
             f"{out} holds a run of other options, or one that cannot be gone on with", "give another --out"
         )
@@ -171,17 +182,33 @@ def _plan(session: Session, folder: Path, done: int) -> TrainPlan:
 def _train(fit: Fit) -> TrainResult:
     for note in fit.session.notes:
         fit.observer.note(note)
-    on_first(lambda: unseal(fit.run))
+    on_first(lambda: _begin(fit))
     with StopRequest() as stop:
         fit.train(stop)
     result = _result(fit)
-    on_first(lambda: _finish(fit.run, result))
+    on_first(lambda: _finish(fit, result))
     return result
 
 
-def _finish(run: RunDir, result: TrainResult) -> None:
-    rundir.write_text(run.summary, to_json(result.document()))
-    seal(run)
+def _begin(fit: Fit) -> None:
+    """Write what a run is asked for, after its first checkpoint: a run without one can simply be started again."""
+    if not fit.run.config.is_file():
+        fit.run.create(fit.session.config, environment(fit.session.device), fit.session.asked.preset)
+    unseal(fit.run)
+
+
+def _finish(fit: Fit, result: TrainResult) -> None:
+    """Seal a run, if its files are still those that this process wrote.
+
+    Raises:
+        InputError: If somebody else changed them meanwhile.
+    """
+    if (changed := fit.run.changed(fit.session.config, fit.written)) is not None:
+        raise InputError(
+            f"{changed} was changed by somebody else while the run wrote it", "run it again in a new --out"
+        )
+    rundir.write_text(fit.run.summary, to_json(result.document()))
+    seal(fit.run)
 
 
 def _result(fit: Fit) -> TrainResult:

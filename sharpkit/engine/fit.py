@@ -8,47 +8,24 @@ import time
 from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from sharpkit.core import randomness
 from sharpkit.core.report import StepReport
 from sharpkit.core.task import Batch
-from sharpkit.engine import checkpoint, weights
+from sharpkit.engine import checkpoint, replacing, weights
 from sharpkit.engine.agreement import Stops, on_first
 from sharpkit.engine.config import to_mapping
 from sharpkit.engine.external import is_file_reference
+from sharpkit.engine.observer import Observer
 from sharpkit.engine.probes import Probes
 from sharpkit.engine.records import Records
-from sharpkit.engine.rundir import DIVERGED, RunDir
+from sharpkit.engine.rundir import DIVERGED, RunDir, version
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.session import Session
 from sharpkit.errors import DivergedError, InputError, InterruptedRunError, SharpkitError, one_line
 
 LOG_EVERY = 50
-
-
-class Observer(Protocol):
-    """Somebody who is told how a run goes."""
-
-    def begin(self, session: Session, step: int) -> None:
-        """The run starts, or goes on, after `step` steps."""
-        ...
-
-    def step(self, step: int, size: int) -> None:
-        """A step on `size` samples is done; nothing has been read from the device."""
-        ...
-
-    def live(self, values: dict[str, float]) -> None:
-        """Values of the epoch so far have been read anyway."""
-        ...
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is done."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something that a person would like to know."""
-        ...
 
 
 class Fit:
@@ -74,6 +51,7 @@ class Fit:
         self.probe_seconds = 0.0
         self._started = 0.0
         self._saved = "no checkpoint was written yet"
+        self.written: tuple[int, ...] = ()  # which version of the checkpoint is this process's
 
     def train(self, stop: StopRequest) -> None:
         """Train to the end, saving after every epoch and when asked to stop.
@@ -88,19 +66,21 @@ class Fit:
         self.observer.begin(session, self.position)
         session.model.train()
         self._started = time.perf_counter() - self.elapsed
-        self._probe(stop)
+        if not self._probed(stop):
+            self._stop(stop.signal_number)
         while self.position < session.total_steps:
             epoch, start = divmod(self.position, session.steps_per_epoch)
+            measured = True
             with closing(loader.epoch(epoch, start)) as batches:  # whoever reads ahead ends with the loop
                 for batch in batches:
                     self._step(batch, epoch)
-                    self._probe(stop)
+                    measured = self._probed(stop)
                     number = stops.heard()
-                    if number and self.position % session.steps_per_epoch:
+                    if (number or not measured) and self.position % session.steps_per_epoch:
                         self._stop(number)
             self._end_epoch(epoch + 1)
             number = stops.heard()
-            if number and self.position < session.total_steps:
+            if not measured or (number and self.position < session.total_steps):
                 self._stop(number)
         if session.optimizer.totals.dropped == session.total_steps:
             self._diverged("every step overflowed in fp16, and none was taken")
@@ -140,14 +120,18 @@ class Fit:
 
     # ------------------------------------------------------------------ measurements
 
-    def _probe(self, stop: StopRequest) -> None:
-        """Measure if it is time and was not done yet; the clock of the run stands still meanwhile."""
+    def _probed(self, stop: StopRequest) -> bool:
+        """Measure if it is time and was not done yet; the clock of the run stands still meanwhile.
+
+        Returns False where a signal ended the measurement: then the run stops, and makes up for it when it goes on, so
+        that no number is ever that of an earlier step.
+        """
         if self.probes is None or not self.probes.due(self.position) or on_first(self._was_probed):
-            return
+            return True
         alone = self.session.comm.size == 1  # several must not end a measurement apart
         found = self.probes.measure(lambda: not (alone and stop.signal_number))
-        if found is None:  # a signal; the run that goes on makes up for it
-            return
+        if found is None:
+            return False
         self.probed, seconds = found
         self._started += seconds
         self.probe_seconds += seconds
@@ -155,6 +139,7 @@ class Fit:
         self.run.append([
             {"kind": "probe", "step": self.position, "epoch": epoch, **self.probed, "seconds": round(seconds, 3)}
         ])  # fmt: skip
+        return True
 
     def _was_probed(self) -> bool:
         return self.run.has("probe", self.position)
@@ -264,8 +249,21 @@ class Fit:
             "probe_seconds": self.probe_seconds,
             "probed": self.probed,
         }
-        on_first(lambda: checkpoint.save(target, content))
-        self._saved = f"the last good checkpoint is {target} (step {self.position})"
+        on_first(lambda: self._write(target, content))
+        if path is None and self.position:
+            self._replace_earlier()
+        self._saved = f"the last good checkpoint is {path or self.run.checkpoint} (step {self.position})"
+
+    def _write(self, target: Path, content: dict[str, Any]) -> None:
+        checkpoint.save(target, content)
+        if target == self.run.checkpoint:
+            self.written = version(target)
+
+    def _replace_earlier(self) -> None:
+        """Take the place of the run that is to be overwritten, now that there is something to replace it."""
+        if (goal := self.run.goal) is not None:
+            on_first(lambda: replacing.replace(goal))
+            self.run.moved()
 
     def restore(self, content: dict[str, Any]) -> None:
         """Go on from a checkpoint's content.
@@ -304,6 +302,9 @@ class Fit:
     def _stop(self, number: int) -> None:
         self.elapsed = time.perf_counter() - self._started
         self.save()
+        if self.run.goal is not None:
+            kept = f"the run in {self.run.goal} is as it was"
+            raise InterruptedRunError(f"stopped by signal {number} before a step; {kept}", "start it again", number)
         raise InterruptedRunError(
             f"stopped by signal {number} after step {self.position}; saved {self.run.checkpoint}",
             f"go on with: sharpkit train --resume {shlex.quote(str(self.run.path))}",
@@ -314,6 +315,9 @@ class Fit:
         config = self.session.config
         radius = getattr(self.session.optimizer.rule.radius, "rho", None)
         second = "" if radius is None or not self.session.optimizer.totals.perturbed else f" or rho (now {radius:g})"
+        if self.run.goal is not None:
+            self._saved = f"the run in {self.run.goal} is as it was"
+            raise DivergedError(what, f"lower --lr (now {config.lr:g}){second}; {self._saved}")
         with suppress(InputError):  # a full disk must not hide why it ends
             self.run.append([{"kind": DIVERGED, "step": self.position, "message": what}])
         raise DivergedError(what, f"lower --lr (now {config.lr:g}){second}; {self._saved}, for --init in a new run")

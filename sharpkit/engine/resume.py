@@ -11,7 +11,8 @@ from typing import Any
 from sharpkit.engine import checkpoint
 from sharpkit.engine.agreement import on_first
 from sharpkit.engine.config import MAY_DIFFER, TrainConfig, from_mapping, to_mapping, with_radius
-from sharpkit.engine.fit import Fit, Observer
+from sharpkit.engine.fit import Fit
+from sharpkit.engine.observer import Observer
 from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.session import build
 from sharpkit.errors import InputError, SharpkitError, UsageError, one_line

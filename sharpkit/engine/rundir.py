@@ -6,16 +6,19 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import tomli_w
 
+from sharpkit.engine import lock, replacing
 from sharpkit.engine.atomic import write_atomically
-from sharpkit.engine.config import TrainConfig, to_mapping
+from sharpkit.engine.config import MAY_DIFFER, TrainConfig, from_mapping, to_mapping
 from sharpkit.engine.documents import finite
-from sharpkit.errors import InputError, UsageError, one_line
+from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 
 DIVERGED = "diverged"
 """The kind of the line that says why a run ended without a result."""
@@ -27,11 +30,16 @@ class RunDir:
     Args:
         path: The directory.
         writes: Whether this process writes to it; one of several does.
+        goal: The directory whose run this one takes the place of; None where there is no such.
     """
 
-    def __init__(self, path: Path, *, writes: bool = True) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, writes: bool = True, goal: Path | None = None) -> None:
         self.writes = writes
+        self.goal = goal
+        self._go_to(path)
+
+    def _go_to(self, path: Path) -> None:
+        self.path = path
         self.checkpoint = path / "ckpt.pt"
         self.metrics = path / "metrics.jsonl"
         self.config = path / "config.toml"
@@ -45,10 +53,11 @@ class RunDir:
         write_text(self.config, head + tomli_w.dumps(to_mapping(config)))
         write_text(self.path / "env.json", json.dumps(environment, indent=2) + "\n")
 
-    def clear(self) -> None:
-        """Remove the files of an earlier run."""
-        for path in (self.checkpoint, self.metrics, self.summary, self.path / "seal.json", *self.path.glob("*.pt")):
-            path.unlink(missing_ok=True)
+    def moved(self) -> None:
+        """Go on in `goal`, whose run this one has replaced."""
+        if self.goal is not None:
+            self._go_to(self.goal)
+            self.goal = None
 
     def append(self, records: list[dict[str, Any]]) -> None:
         """Add lines to metrics.jsonl; numbers that are not finite become null."""
@@ -90,6 +99,22 @@ class RunDir:
         except InputError:
             return False
 
+    def changed(self, config: TrainConfig, written: tuple[int, ...]) -> Path | None:
+        """Return a file of the run that is not as its process left it, None if all are.
+
+        Args:
+            config: Of the run.
+            written: The `version` of its last checkpoint.
+        """
+        if version(self.checkpoint) != written:
+            return self.checkpoint
+        try:
+            stored = TrainConfig(**from_mapping(read_config(self.config), str(self.config)))
+        except SharpkitError:
+            return self.config
+        here = {name: getattr(config, name) for name in MAY_DIFFER}
+        return None if replace(stored, **here) == config else self.config
+
     def has(self, kind: str, step: int) -> bool:
         """Return whether there is a line of a kind of a step."""
         if not self.metrics.is_file():
@@ -128,35 +153,45 @@ def planned(root: Path, name: str, out: Path | None, overwrite: bool) -> Path:
     try:
         if out.is_file():
             raise UsageError(f"--out {out} is a file, allowed is a directory", "give another --out")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and not replacing.is_empty(out):
+            if not replacing.holds_run(out):
+                raise UsageError(f"{out} is not empty and holds no run", "give another --out")
             if not overwrite:
                 raise UsageError(f"{out} is not empty", "use --overwrite, or --resume to go on with it")
-            if not RunDir(out).config.is_file():
-                raise UsageError(f"{out} is not empty and holds no run", "give another --out")
     except OSError as error:
         raise InputError(f"cannot use the run directory {out}: {error.strerror}", "give another --out") from error
     return out
 
 
-def chosen(root: Path, name: str, out: Path | None, overwrite: bool) -> RunDir:
-    """Return the directory of a new run: `out`, emptied of an earlier run, or root/name with the first free number.
+@contextmanager
+def new(root: Path, name: str, out: Path | None, overwrite: bool) -> Generator[tuple[Path, Path | None]]:
+    """Keep the directory of a new run for this process: `out`, or root/name with the first free number.
+
+    Yields:
+        Where to write, and the directory of an earlier run that the new one takes the place of once it is there.
 
     Raises:
         UsageError: If `out` already holds a run that may not be overwritten, or something else.
-        InputError: If the directory cannot be made.
+        InputError: If the directory cannot be made, or another process works in it.
     """
     path = planned(root, name, out, overwrite)
-    if out is not None:
-        _make(path, exist_ok=True)
-        RunDir(path).clear()
-        return RunDir(path)
-    while True:
+    while out is None:
         try:
             _make(path, exist_ok=False)
+            break
         except FileExistsError:  # another run that starts at this moment has taken it
             path = planned(root, name, None, overwrite)
+    with lock.claimed(path):
+        replacing.settle(path)
+        planned(root, name, path, overwrite)  # what another process did until it was ours
+        if replacing.holds_run(path):
+            replacing.discard(path)
+            stage = path / replacing.STAGE
+            _make(stage, exist_ok=True)
+            yield stage, path
         else:
-            return RunDir(path)
+            replacing.clear(path)
+            yield path, None
 
 
 def _make(path: Path, *, exist_ok: bool) -> None:
@@ -193,3 +228,12 @@ def read_config(path: Path) -> dict[str, Any]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def version(path: Path) -> tuple[int, ...]:
+    """Return what another file of the same name would not have, nothing where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import torch
 
-from sharpkit.commands.train import Quiet, resume, run
+from sharpkit.commands.train import resume, run
 from sharpkit.engine import checkpoint
 from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.observer import Quiet
 from tests.core.support import bits
 
 MODEL = """

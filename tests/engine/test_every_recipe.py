@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sharpkit import RECIPES
-from sharpkit.commands.train import Quiet, run
+from sharpkit.commands.train import run
 from sharpkit.engine.config import TrainConfig
+from sharpkit.engine.observer import Quiet
 from sharpkit.engine.records import NOTES
 from sharpkit.recipes.grammar import parameters
 from sharpkit.recipes.unions import refusals

@@ -1,5 +1,6 @@
 """The run directory: its name, its files, and how a configuration goes in and out of them."""
 
+import contextlib
 import json
 import math
 import tomllib
@@ -7,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sharpkit.engine import replacing
 from sharpkit.engine.config import TrainConfig, from_mapping, to_mapping
 from sharpkit.engine.documents import finite, to_json
-from sharpkit.engine.rundir import RunDir, chosen, read_config, run_name
+from sharpkit.engine.rundir import RunDir, new, read_config, run_name
 from sharpkit.errors import InputError, SharpkitError, UsageError
 from tests.engine.support import metrics, run, small, weights
 
@@ -30,6 +32,12 @@ def test_names_are_safe_in_a_path(parts, name):
     assert "/" not in name
 
 
+def chosen(root, name, out, overwrite):
+    """The directory of a new run, which nobody keeps."""
+    with new(root, name, out, overwrite) as (folder, goal):
+        return RunDir(folder, goal=goal)
+
+
 def test_the_first_free_number_is_taken():
     names = []
     for _ in range(4):
@@ -47,16 +55,93 @@ def test_two_runs_that_start_at_once_get_two_directories():
     assert first.path != second.path
 
 
-def test_a_chosen_directory_is_not_overwritten_unasked():
+OLD = ("ckpt.pt", "epoch-3.pt", "best.pt", "metrics.jsonl", "summary.json", "config.toml", "ckpt-hessian.json")
+MINE = ("notes.txt", "best_model.pt", "epoch-three.pt", "ckpt-thesis.txt", "hessian.json")
+
+
+def an_old_run(out):
+    out.mkdir(parents=True)
+    for name in (*OLD, *MINE):
+        (out / name).write_text("old")
+    (out / "seal.json").write_text('{"sha256": {}}')
+
+
+def test_a_run_is_not_overwritten_unasked_and_replaced_only_once_there_is_another():
     out = Path("out dir/ü")
-    chosen(ROOT, "x", out, False).create(TrainConfig(), {})
+    an_old_run(out)
     with pytest.raises(UsageError, match=r"is not empty \(use --overwrite, or --resume"):
         chosen(ROOT, "x", out, False)
-    for stale in ("ckpt.pt", "epoch-3.pt", "best.pt", "metrics.jsonl", "summary.json"):
-        (out / stale).write_text("old")
-    (out / "notes.txt").write_text("mine")
-    assert chosen(ROOT, "x", out, True).path == out
-    assert sorted(p.name for p in out.iterdir()) == ["config.toml", "env.json", "notes.txt"]
+    with new(ROOT, "x", out, True) as (folder, goal):
+        assert (folder, goal) == (out / ".new", out)
+        run = RunDir(folder, goal=goal)
+        run.create(TrainConfig(), {})
+        run.checkpoint.write_text("new")
+        assert (out / "ckpt.pt").read_text() == "old"
+        replacing.replace(goal)
+        run.moved()
+    assert (run.path, run.checkpoint, run.goal) == (out, out / "ckpt.pt", None)
+    assert sorted(p.name for p in out.iterdir()) == sorted(["ckpt.pt", "config.toml", "env.json", *MINE])
+    assert run.checkpoint.read_text() == "new"
+    assert all((out / name).read_text() == "old" for name in MINE)
+
+
+@pytest.mark.parametrize("at", range(1, 12))
+def test_a_replacement_that_is_broken_off_anywhere_is_ended_by_the_next_process(at, monkeypatch):
+    """Every change of the folder is the last one once; then the same call is made again."""
+    out = Path("r")
+    an_old_run(out)
+    (out / ".new").mkdir()
+    for name in ("ckpt.pt", "config.toml", "metrics.jsonl"):
+        (out / ".new" / name).write_text("new")
+    left = [at]
+
+    def broken(function):
+        def call(*arguments, **options):
+            left[0] -= 1
+            if not left[0]:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "replace", "rmdir"):
+            patch.setattr(Path, name, broken(getattr(Path, name)))
+        with contextlib.suppress(KeyboardInterrupt):
+            replacing.replace(out)
+    before = (out / "ckpt.pt").read_text()
+    marked = (out / ".new/replaces.json").exists()
+    replacing.settle(out)
+    assert (out / "ckpt.pt").read_text() == ("new" if marked else before)
+    if marked or before == "new":
+        assert sorted(p.name for p in out.iterdir()) == sorted(["ckpt.pt", "config.toml", "metrics.jsonl", *MINE])
+    else:
+        assert all((out / name).read_text() == "old" for name in OLD)
+
+
+def test_what_a_run_left_before_its_first_checkpoint_is_nothing():
+    out = Path("r")
+    out.mkdir()
+    (out / f".ckpt.pt.{2**22 + 1}.tmp").write_text("half")
+    assert chosen(ROOT, "x", out, False).path == out
+    assert list(out.iterdir()) == [], "temporary files of processes that are no more are swept"
+    RunDir(out).create(TrainConfig(), {})
+    assert chosen(ROOT, "x", out, False).path == out
+    RunDir(out).create(TrainConfig(), {})
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds no run"):
+        chosen(ROOT, "x", out, True)
+
+
+@pytest.mark.parametrize("names", [["config.toml", "best_model.pt"], ["config.toml", "ckpt.pt"], ["seal.json"]])
+def test_somebody_elses_folder_with_our_names_is_no_run(names):
+    out = Path("theirs")
+    out.mkdir()
+    for name in names:
+        (out / name).write_text("lr = 1")
+    with pytest.raises(UsageError, match="holds no run"):
+        chosen(ROOT, "x", out, True)
+    assert sorted(p.name for p in out.iterdir()) == sorted(names)
 
 
 def test_what_is_no_run_is_never_overwritten():

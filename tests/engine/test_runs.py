@@ -57,7 +57,9 @@ def test_what_is_passed_over_is_told(tmp_path):
     (tmp_path / "d/seal.json").unlink()
     finished(tmp_path / ".pilots/e", seed=3)
     notes = []
-    assert places(collected([tmp_path], notes)) == [("sgd", {}, 0)]
+    found = collected([tmp_path], notes)
+    assert places(found) == [("sgd", {}, 0), ("sgd", {}, 1), ("sgd", {}, 2)]
+    assert [(run.lost, bool(run.summary)) for run in found] == [(None, True), ("missing", False), ("missing", False)]
     assert notes == [
         f"passed over: {tmp_path}/c has another summary.json than it ended with",
         f"passed over: {tmp_path}/d is not finished",
