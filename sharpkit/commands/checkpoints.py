@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sharpkit.commands.checkpoint_config import CheckpointConfig
+from sharpkit.commands.ownership import check_replaceable
 from sharpkit.engine import checkpoint
 from sharpkit.engine.agreement import everywhere, stopped
 from sharpkit.engine.runtime import StopRequest
@@ -44,11 +45,14 @@ def check_arguments(checkpoints: Sequence[str], out: Path | None, suffixes: Sequ
 
     Raises:
         UsageError: If so.
+        InputError: If a file of somebody else's is in the way.
     """
     if not checkpoints:
         raise UsageError("no checkpoint is given, at least one is needed", "give a ckpt.pt or a run directory")
     if out is not None and out.suffix not in suffixes:
         raise UsageError(f"--out is {out}, allowed endings are {', '.join(suffixes)}", "give another name")
+    if out is not None:
+        check_replaceable([out] if out.suffix == ".csv" else dict.fromkeys([out, out.with_suffix(".npz")]))
 
 
 def loaded(

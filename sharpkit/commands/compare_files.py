@@ -10,6 +10,7 @@ from sharpkit.commands.compare_metrics import metric_of
 from sharpkit.commands.compare_result import CompareResult
 from sharpkit.commands.curves import averaged, read_run
 from sharpkit.commands.figure_files import FIGURES, write_figure
+from sharpkit.commands.ownership import check_replaceable
 from sharpkit.engine.documents import to_json
 from sharpkit.engine.rundir import RunDir, write_text
 from sharpkit.engine.runs import Run
@@ -35,6 +36,7 @@ def check_figures(plot: Path | None, plot_vs: str | None, curves: Path | None) -
             continue
         if path.suffix not in FIGURES:
             raise UsageError(f"--{option} is {path}, allowed endings are {', '.join(FIGURES)}", "give another name")
+        check_replaceable([path])
         imported("matplotlib", "a figure", f"leave --{option} out")
 
 
@@ -42,6 +44,7 @@ def write(result: CompareResult, folder: Path) -> None:
     """Write compare.json and compare.csv into a folder, and note them in the result."""
     document, table = folder / "compare.json", folder / "compare.csv"
     folder.mkdir(parents=True, exist_ok=True)
+    check_replaceable([document, table])
     result.files.extend([str(document), str(table)])
     write_text(table, as_csv(result))
     write_text(document, to_json(result.document()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sharpkit.commands.ownership import MARK
 from sharpkit.engine.atomic import write_atomically
 
 FIGURES = (".png", ".pdf", ".svg")
@@ -13,5 +14,6 @@ FIGURES = (".png", ".pdf", ".svg")
 
 def write_figure(path: Path, figure: Any) -> Path:
     """Write a matplotlib figure whole or not at all, in the format of its ending."""
-    write_atomically(path, lambda file: figure.savefig(file, dpi=200, format=path.suffix[1:]))
+    signed = {("Software" if path.suffix == ".png" else "Creator"): MARK}
+    write_atomically(path, lambda file: figure.savefig(file, dpi=200, format=path.suffix[1:], metadata=signed))
     return path

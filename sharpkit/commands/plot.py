@@ -14,6 +14,7 @@ import numpy as np
 
 from sharpkit.commands.curves import Run, averaged, metrics_of, named_groups, read_run
 from sharpkit.commands.figure_files import FIGURES, write_figure
+from sharpkit.commands.ownership import check_replaceable
 from sharpkit.commands.plot_config import PlotConfig
 from sharpkit.engine.atomic import make_place
 from sharpkit.engine.documents import document
@@ -80,6 +81,7 @@ def run(names: Sequence[str], config: PlotConfig, out: Path | None = None) -> Pl
     if out is not None:
         if out.suffix not in suffixes:
             raise UsageError(f"--out is {out}, allowed endings are {', '.join(suffixes)}", "give another name")
+        check_replaceable([out])
         make_place(out)
     wanted = config.metrics
     runs, failed = _read(names)

@@ -135,7 +135,7 @@ class Pool:
             environment["OMP_NUM_THREADS"] = str(self.threads)
         errors = tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
-            [sys.executable, "-m", "sharpkit.cli.worker"],
+            [sys.executable, "-P", "-m", "sharpkit.cli.worker"],  # not the modules of the current folder
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

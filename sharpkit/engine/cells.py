@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
 
@@ -30,6 +31,7 @@ _NO_LIST = ("probe", "probe_samples", "data_dir", "device", "threads", "workers"
 """Options whose text may have commas of its own, or of which a comparison needs one value."""
 
 _MOST_SEEDS = 10_000
+_MOST_CELLS = 20_000
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,11 @@ def grid(opts: Sequence[str], given: Mapping[str, Any], seeds: Iterable[int]) ->
     several = [name for name, values in lists.items() if len(values) > 1]
     cells: list[Cell] = []
     seeds = list(seeds)
+    count = len(recipes) * len(seeds) * prod(len(values) for values in lists.values())
+    if count > _MOST_CELLS:
+        raise UsageError(
+            f"the comparison has {count} runs, allowed are {_MOST_CELLS}", "give fewer recipes, values or seeds"
+        )
     for chosen in product(*lists.values()):
         options: dict[str, Any] = dict(zip(lists, chosen, strict=True))
         settings = tuple((name, shown(options[name])) for name in several)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from itertools import product
+from math import prod
 
 from sharpkit.errors import UsageError
 from sharpkit.recipes.grammar import parse, pieces
+
+_MOST = 20_000
 
 
 def expanded(text: str) -> list[str]:
     """Return the recipes that a string with lists of values stands for, the last key changing fastest.
 
     Raises:
-        UsageError: If a list has an empty item, or the same one twice.
+        UsageError: If a list has an empty item, or the same one twice, or there are more than 20,000 recipes.
     """
     head, *assignments = pieces(text)
-    return [":".join([head, *chosen]) for chosen in product(*[_each(item, text) for item in assignments])]
+    values = [_each(item, text) for item in assignments]
+    if (count := prod(map(len, values))) > _MOST:
+        raise UsageError(f"{head} with these lists is {count} recipes, allowed are {_MOST}", "give fewer values")
+    return [":".join([head, *chosen]) for chosen in product(*values)]
 
 
 def _each(item: str, text: str) -> list[str]:
