@@ -15,6 +15,7 @@ from sharpkit.engine.cells import identity
 from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.engine.fit import Observer
 from sharpkit.engine.rundir import RunDir
+from sharpkit.engine.trusted_code import names_of
 from sharpkit.errors import InputError, SharpkitError
 
 
@@ -39,7 +40,7 @@ def finish(folder: Path, config: TrainConfig, observer: Observer, tell: Callable
             tell(f"{folder} {reason}: trained anew")
         elif any(folder.iterdir()):
             if (reason := _hindrance(folder, config)) is None:
-                train.resume(folder, observer=observer)
+                train.resume(folder, observer=observer, requested=names_of(config))
                 return
             tell(f"{folder} {reason}: trained anew")
         _empty(folder)
