@@ -96,8 +96,9 @@ def from_module(reference: str, option: str, kind: type[Any]) -> Any:
         InputError: If the module or the name does not exist, or a checkpoint names it without the user's permission.
     """
     module_name, _, name = reference.partition(":")
-    if not trusted_code.is_requested(reference) and _in_library(module_name):
-        # Without the current folder on the path: a downloaded one may have files that are called like a library.
+    if trusted_code.is_requested(reference):  # else not yet: a downloaded folder may have files named like a library
+        _search(Path.cwd())
+    if _in_library(module_name):
         member = _member(_imported(module_name), name, module_name)
         if isinstance(member, type) and issubclass(member, kind):
             return member
