@@ -33,6 +33,14 @@ def pytest_xdist_auto_num_workers(config):
     return 0 if few or watched or cores == 1 else min(cores, WORKERS)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state(tmp_path_factory):
+    """A state directory of this process's tests: none records anything in the home of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHARPKIT_STATE_DIR", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def alone(tmp_path, monkeypatch):
     """A folder of one's own, and torch left as it was."""

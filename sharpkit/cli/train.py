@@ -53,6 +53,14 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.", rich_help_panel=OUTPUT)
     ] = False,
+    trust_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust-code",
+            help="UNSAFE: with --resume, run whatever code the checkpoint names as model, data or base optimizer.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Check everything, say what would be done.", rich_help_panel=OUTPUT)
     ] = False,
@@ -82,13 +90,17 @@ def train(
         raise UsageError("--resume and --overwrite are both given", "give one of them")
     if resume not in (None, "auto") and out is not None:
         raise UsageError("--resume RUN goes on in RUN, and --out is given", "leave --out out")
+    if trust_code and resume is None:
+        raise UsageError(
+            "--trust-code is given, and there is no --resume: the code of a new run is what you name", "leave it out"
+        )
     options = {k: v for k, v in given.items() if v is not None}
     if resume not in (None, "auto"):  # the run says what it is; the environment may say where it goes on
         named = given_by_name(context, given)
         options = {k: v for k, v in options.items() if k in named or k in MAY_DIFFER}
     if config is not None:
         options = _over(options, from_file(config))
-    request = _Request(apply(options), resume=resume, out=out, overwrite=overwrite)
+    request = _Request(apply(options), resume=resume, out=out, overwrite=overwrite, trust_code=trust_code)
     if dry_run or print_config:
         _show_plan(_aside(lambda: request.plan(terminal, verbose)), terminal, print_config)
     else:
@@ -103,13 +115,14 @@ class _Request:
     resume: str | None
     out: Path | None
     overwrite: bool
+    trust_code: bool
 
     def plan(self, terminal: Terminal, verbose: bool) -> TrainPlan:
         from sharpkit.commands import train as command
 
         found = self._found()
         if found is not None:
-            return command.plan_resume(found, self._contradictable)
+            return command.plan_resume(found, self._contradictable, **self._permitted)
         self._introduce(terminal.say, verbose)
         return command.plan(self._config, self.out, overwrite=self.overwrite)
 
@@ -120,7 +133,7 @@ class _Request:
         with TrainProgress(terminal) as progress:
             found = self._found(progress)
             if found is not None:
-                return command.resume(found, self._contradictable, observer=progress)
+                return command.resume(found, self._contradictable, observer=progress, **self._permitted)
             self._introduce(progress.note, verbose)
             return command.run(self._config, self.out, overwrite=self.overwrite, observer=progress)
 
@@ -141,6 +154,14 @@ class _Request:
         """What may contradict the run that is gone on with; nothing where it was found by these very options."""
         given = {} if self.resume == "auto" else self.applied.given
         return {name: value for name, value in given.items() if name != "preset"}
+
+    @property
+    def _permitted(self) -> dict[str, Any]:
+        """The code that may run: what these options name, and with --trust-code what the checkpoint names."""
+        from sharpkit.engine.trusted_code import names_of
+
+        requested = names_of(self._config) if self.resume == "auto" else []
+        return {"requested": requested, "trust_code": self.trust_code}
 
     def _found(self, observer: TrainProgress | None = None) -> Path | None:
         """Return the run to go on with, if there is one."""

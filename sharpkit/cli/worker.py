@@ -57,7 +57,7 @@ def main() -> None:
             folder, config = Path(job["folder"]), TrainConfig(**job["config"])
             finish(folder, config, wire, wire.tell)
             if job["sharpness"]:
-                measure(folder, job["sharpness"], config.device)
+                measure(folder, job["sharpness"], config)
         except InterruptedRunError as error:
             wire.send("stopped", message=error.message)
             sys.exit(error.exit_code)

@@ -11,6 +11,7 @@ from sharpkit.engine.cells import identity
 from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.engine.observer import Observer
 from sharpkit.engine.rundir import RunDir
+from sharpkit.engine.trusted_code import names_of
 from sharpkit.errors import SharpkitError
 
 
@@ -36,7 +37,7 @@ def finish(folder: Path, config: TrainConfig, observer: Observer, tell: Callable
             tell(f"{folder} {reason}: trained anew")
         elif not replacing.is_empty(folder):
             if (reason := _hindrance(folder, config)) is None:
-                train.resume(folder, observer=observer)
+                train.resume(folder, observer=observer, requested=names_of(config))
                 return
             tell(f"{folder} {reason}: trained anew")
         replacing.clear(folder)

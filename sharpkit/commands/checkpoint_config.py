@@ -9,7 +9,7 @@ from sharpkit.engine.config import check_process, option
 from sharpkit.engine.world import TIMEOUT
 
 SHARED: dict[str, tuple[str, ...]] = {
-    "Checkpoint": ("data", "data_dir", "model"),
+    "Checkpoint": ("data", "data_dir", "model", "trust_code"),
     "Run": ("seed", "device", "threads", "timeout"),
 }
 """The last panels of every such command."""
@@ -27,6 +27,7 @@ class CheckpointConfig:
     data: str | None = option(None, "Data set, where the checkpoint does not say it.", shown="the checkpoint's")
     data_dir: str | None = option(None, "Folder that data sets are looked for in.", shown="the checkpoint's")
     model: str | None = option(None, "Model, where the checkpoint does not say it.", shown="the checkpoint's")
+    trust_code: bool = option(False, "UNSAFE: run whatever code the checkpoint names as its model or data.")
     seed: int = option(0, "Seed of the samples drawn, and of every other random choice.")
     device: str = option("auto", "Device: auto, cpu, cuda, cuda:1, mps.")
     threads: str = option("auto", "CPU threads; auto measures one against all.")

@@ -109,6 +109,7 @@ def _loaded(name: str, config: CheckpointConfig) -> Trained:
         data=config.data,
         data_dir=config.data_dir,
         model=config.model,
+        trust_code=config.trust_code,
     )
 
 

@@ -12,15 +12,17 @@ from sharpkit.diagnostics.curvature.spectrum import of_problem
 from sharpkit.diagnostics.problem import opened
 from sharpkit.diagnostics.sharpness import sharpness
 from sharpkit.engine import rundir, seal
+from sharpkit.engine.config import TrainConfig
 from sharpkit.engine.documents import finite
 from sharpkit.engine.trained import Trained, load
+from sharpkit.engine.trusted_code import names_of
 
 _BATCH = 256
 _BALL = "sam:rho=0.05"
 _STEPS = 20
 
 
-def measure(folder: Path, names: Collection[str], device: str) -> None:
+def measure(folder: Path, names: Collection[str], config: TrainConfig) -> None:
     """Measure what is not there yet, on all training samples, and store it under the run's seal.
 
     lambda is the largest eigenvalue of the Hessian, ratio lambda_1 / lambda_5, trace its trace, worst the rise
@@ -30,7 +32,7 @@ def measure(folder: Path, names: Collection[str], device: str) -> None:
     missing = set(names) - stored.keys()
     if not missing:
         return
-    trained = load(folder, device=device)
+    trained = load(folder, device=config.device, requested=names_of(config))
     found: dict[str, float | None] = dict(stored)
     if missing & {"lambda", "ratio", "trace"}:
         found |= _spectrum(trained, trace="trace" in missing)

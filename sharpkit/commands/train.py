@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Generator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sharpkit.engine import checkpoint, lock, replacing, rundir, runtime
+from sharpkit.engine import checkpoint, lock, replacing, rundir, runtime, trusted_code
 from sharpkit.engine.agreement import on_first
 from sharpkit.engine.config import TrainConfig, to_mapping
 from sharpkit.engine.datasets import data_name
@@ -24,6 +24,7 @@ from sharpkit.engine.rundir import RunDir
 from sharpkit.engine.runtime import StopRequest
 from sharpkit.engine.seal import seal, unseal
 from sharpkit.engine.session import Session, build, model_name
+from sharpkit.engine.trusted_code import Code
 from sharpkit.engine.weights import load_state
 from sharpkit.errors import InputError, UsageError
 
@@ -86,12 +87,14 @@ def run(
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
-    session = build(config)
+    with trusted_code.collected() as codes:
+        session = build(config)
     with _place(session, out, overwrite) as (folder, goal):
         run_dir = RunDir(folder, writes=session.comm.rank == 0, goal=goal)
         fit = Fit(session, run_dir, observer or Quiet())
         try:
             fit.save()  # from here on there is always a checkpoint to go on with
+            _record(codes, fit.observer)
             return _train(fit)
         finally:
             if run_dir.goal is not None and run_dir.writes:
@@ -119,22 +122,32 @@ def _kept(folder: Path) -> Generator[None]:
         yield
 
 
-def resume(path: Path, given: Mapping[str, Any] | None = None, *, observer: Observer | None = None) -> TrainResult:
+def resume(
+    path: Path,
+    given: Mapping[str, Any] | None = None,
+    *,
+    observer: Observer | None = None,
+    requested: Collection[str] = (),
+    trust_code: bool = False,
+) -> TrainResult:
     """Go on with a run exactly as if it had never stopped.
 
     Args:
         path: The run directory or its checkpoint.
         given: Options given again; those of the machine may differ from the run's, others must be the same.
         observer: Is told how it goes.
+        requested: Names of user-supplied code that the user gave, beside those in `given`.
+        trust_code: Whether all code that the checkpoint names may run.
 
     Raises:
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
     folder = path if path.is_dir() else path.parent
-    if not on_first(folder.is_dir):
-        return _train(resumed(path, given or {}, observer or Quiet()))
-    with _kept(folder):
-        return _train(resumed(path, given or {}, observer or Quiet()))
+    with _kept(folder) if on_first(folder.is_dir) else nullcontext():
+        with trusted_code.collected() as codes:
+            fit = resumed(path, given or {}, observer or Quiet(), requested=requested, trust_code=trust_code)
+        _record(codes, fit.observer)
+        return _train(fit)
 
 
 def find_resumable(config: TrainConfig, out: Path | None, *, observer: Observer | None = None) -> Path | None:
@@ -159,9 +172,15 @@ def plan(config: TrainConfig, out: Path | None = None, *, overwrite: bool = Fals
     return _plan(session, rundir.planned(ROOT, _name(session), out, overwrite), 0)
 
 
-def plan_resume(path: Path, given: Mapping[str, Any] | None = None) -> TrainPlan:
+def plan_resume(
+    path: Path,
+    given: Mapping[str, Any] | None = None,
+    *,
+    requested: Collection[str] = (),
+    trust_code: bool = False,
+) -> TrainPlan:
     """Return what `resume` would do, after all its checks, without writing anything."""
-    fit = resumed(path, given or {}, Quiet())
+    fit = resumed(path, given or {}, Quiet(), requested=requested, trust_code=trust_code)
     return _plan(fit.session, fit.run.path, fit.position)
 
 
@@ -177,6 +196,15 @@ def _plan(session: Session, folder: Path, done: int) -> TrainPlan:
         "run_dir": str(folder),
     }
     return TrainPlan(to_mapping(session.config), sizes)
+
+
+def _record(codes: list[Code], observer: Observer) -> None:
+    """Record the user's own code, so that commands on the checkpoint may run it."""
+    if (reason := trusted_code.record(codes)) is not None:
+        observer.note(
+            f"the code of this run could not be recorded ({reason}); commands on its checkpoint need its names again, "
+            "or --trust-code"
+        )
 
 
 def _train(fit: Fit) -> TrainResult:

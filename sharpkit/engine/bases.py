@@ -43,7 +43,7 @@ def build_base(config: TrainConfig, params: Iterable[nn.Parameter]) -> Optimizer
             f"unknown base optimizer {config.base!r}",
             "allowed: sgd, adam, adamw, or module:Class such as torch.optim:NAdam",
         )
-    made = from_module(config.base)
+    made = from_module(config.base, "--base", Optimizer)
     params = list(params)
     _rehearse(_construct(made, config, lr, twins := [_twin(p) for p in params]), config.base, twins)
     return _construct(made, config, lr, params)

@@ -52,7 +52,7 @@ def _named(name: str, access: Access) -> Dataset | Corpus:
     if external.is_file_reference(name):
         # What it draws is the same in every run, whatever the run's seed: the data are no part of the randomness.
         external.seed(0)
-        function = external.from_file(name)
+        function = external.from_file(name, "--data")
         returned = external.call(function, name)
         make = texts_from_user if holds_texts(returned) else from_user
         return make(external.short_name(name), returned)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sharpkit.engine import checkpoint
+from sharpkit.engine import checkpoint, trusted_code
 from sharpkit.engine.agreement import on_first
 from sharpkit.engine.config import MAY_DIFFER, TrainConfig, from_mapping, to_mapping, with_radius
 from sharpkit.engine.fit import Fit
@@ -19,16 +19,26 @@ from sharpkit.errors import InputError, SharpkitError, UsageError, one_line
 from sharpkit.recipes.grammar import parse
 
 
-def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
+def resumed(
+    path: Path,
+    given: Mapping[str, Any],
+    observer: Observer,
+    *,
+    requested: Collection[str] = (),
+    trust_code: bool = False,
+) -> Fit:
     """Return a run at the position of its checkpoint.
 
     Args:
         path: The run directory or a checkpoint in it.
         given: Options given again; those of the machine may differ from the run's, others must be the same.
         observer: Is told how it goes.
+        requested: Names of user-supplied code that the user gave, beside those in `given`.
+        trust_code: Whether all code that the checkpoint names may run, see `sharpkit.engine.trusted_code`.
 
     Raises:
-        InputError: If there is no checkpoint, or it is damaged, or made from other data.
+        InputError: If there is no checkpoint, or it is damaged, or made from other data, or names code that the user
+            has not permitted.
         UsageError: If an option contradicts the run.
     """
     content = on_first(lambda: checkpoint.load(checkpoint.located(path)))
@@ -36,7 +46,9 @@ def resumed(path: Path, given: Mapping[str, Any], observer: Observer) -> Fit:
         config = TrainConfig(**from_mapping(content["config"], str(path)))
         asked = TrainConfig(**from_mapping(content["asked"], str(path)))
         _check_same(config, given)
-        session = build(replace(config, **{key: given[key] for key in MAY_DIFFER if key in given}), asked=asked)
+        names = [*requested, *(given.get(name) for name in trusted_code.OPTIONS)]
+        with trusted_code.named_by(checkpoint.located(path), names, trust=trust_code):
+            session = build(replace(config, **{key: given[key] for key in MAY_DIFFER if key in given}), asked=asked)
         folder = on_first(lambda: path if path.is_dir() else path.parent)
         fit = Fit(session, RunDir(folder, writes=session.comm.rank == 0), observer)
         fit.restore(content)

@@ -245,7 +245,7 @@ def build_model(name: str, dataset: Dataset) -> nn.Module:
         InputError: If the user's function returns no module, or the library cannot be used.
     """
     if external.is_file_reference(name):
-        function: Callable[..., Any] = external.from_file(name)
+        function: Callable[..., Any] = external.from_file(name, "--model")
         model = external.call(function, name, dataset.shape, dataset.classes)
         if not isinstance(model, nn.Module):
             raise InputError(

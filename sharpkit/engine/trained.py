@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from sharpkit.core.task import Batch, Supervised
 from sharpkit.data.augment import PLAIN
 from sharpkit.data.dataset import Dataset
 from sharpkit.data.part import Part, at_random, in_order
-from sharpkit.engine import checkpoint, external, runtime
+from sharpkit.engine import checkpoint, external, runtime, trusted_code
 from sharpkit.engine.config import TrainConfig, from_mapping
 from sharpkit.engine.datasets import load_dataset, split_dataset
 from sharpkit.engine.objective import loss_of
@@ -75,6 +75,8 @@ def load(
     data: str | None = None,
     data_dir: str | None = None,
     model: str | None = None,
+    trust_code: bool = False,
+    requested: Collection[str] = (),
 ) -> Trained:
     """Return the model of a checkpoint with its data.
 
@@ -87,9 +89,12 @@ def load(
         data: The data set, in place of the one that the checkpoint names.
         data_dir: Where data sets are looked for, in place of the folder that the checkpoint names.
         model: The model, in place of the one that the checkpoint names.
+        trust_code: Whether code that the checkpoint names may run, whosever it is; see `sharpkit.engine.trusted_code`.
+        requested: Names of user-supplied code that the user gave for this run, beside `data` and `model`.
 
     Raises:
-        InputError: If the checkpoint is missing or damaged, or does not fit model or data.
+        InputError: If the checkpoint is missing or damaged, does not fit model or data, or names code that the user has
+            not permitted.
         UsageError: If a plain state dict comes without `data` and `model`, or the split is empty.
     """
     file = checkpoint.located(path)
@@ -98,16 +103,19 @@ def load(
     if not ours and (data is None or model is None):
         raise UsageError(f"{file} does not say its data and model", "give --data and --model")
     where, notes = runtime.pick_device(device), list[str]()
+    names = [*requested, data, model]
     set_tf32(False)
     try:
         config = _config(checkpoint.load(file) if ours else None, file)
         folder = data_dir or config.data_dir
         config = replace(config, data=data or config.data, data_dir=folder, model=model or config.model)
-        dataset = load_dataset(config)
+        with trusted_code.named_by(file, names, trust=trust_code):
+            dataset = load_dataset(config)
         if ours and data is None and content["data"] != dataset.checksum:
             raise InputError(f"the data {config.data} are not those that {file} was trained on", "give --data")
         external.seed(config.seed)
-        network = build_model(config.model, dataset).to(where)
+        with trusted_code.named_by(file, names, trust=trust_code):
+            network = build_model(config.model, dataset).to(where)
         samples = _samples(dataset, config, part, count, seed).to(where)
         task = Supervised(network, loss_of(dataset, config.smoothing, config.smoothing_over))
         materialise(network, task, next(samples.batches(in_order(min(2, len(samples)), 2))))

@@ -62,7 +62,7 @@ class Result:
 @pytest.fixture(autouse=True)
 def _alone(alone, many_runs, monkeypatch):
     """A folder of one's own, no settings of the caller, and torch left as it was."""
-    for name in list(os.environ):
+    for name in set(os.environ) - {"SHARPKIT_STATE_DIR"}:
         if name.startswith(("SHARPKIT_", "_SHARPKIT")) or name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Union, get_args, get_origin
 
 import pytest
+import typer
 
 from sharpkit.cli.options import PANELS, flag, with_options
 from sharpkit.cli.train import train
@@ -131,6 +132,8 @@ def surface():
     """One line an option: its names, its type, its default, its variable."""
     lines = []
     for parameter in inspect.signature(with_options(train)).parameters.values():
+        if parameter.annotation is typer.Context:
+            continue
         if get_origin(parameter.annotation) is Annotated:
             kind, option = get_args(parameter.annotation)
             names, default = [option.default, *option.param_decls], parameter.default

@@ -29,7 +29,8 @@ def test_a_run_does_not_go_on_with_other_data(sharpkit, fails):
     sharpkit(*WORDS, "--out", "r")
     assert sharpkit("train", "--resume", "r").code == 0
     write(RANDOM.replace("> 10", "> 11"))
-    assert "are not those that r/ckpt.pt was trained on" in fails(3, "train", "--resume", "r")
+    assert "changed since you trained with it" in fails(3, "train", "--resume", "r")
+    assert "are not those that r/ckpt.pt was trained on" in fails(3, "train", "--resume", "r", "--data", "u.py:f")
 
 
 @pytest.mark.parametrize(("call", "where"), [(7, "at step 3"), (9, "in the evaluation after step 3")])

@@ -123,7 +123,7 @@ def workplace(alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         script.write_text(f'#!/bin/sh\nexec {target} "$@"\n')
         script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
-    for variable in [v for v in os.environ if v.startswith("SHARPKIT_")]:
+    for variable in [v for v in os.environ if v.startswith("SHARPKIT_") and v != "SHARPKIT_STATE_DIR"]:
         monkeypatch.delenv(variable)
     monkeypatch.chdir(workplace)
     return workplace
