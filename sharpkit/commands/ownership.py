@@ -24,7 +24,7 @@ def check_replaceable(paths: Iterable[Path]) -> None:
         InputError: If there is one.
     """
     for path in paths:
-        if path.exists() and not _ours(path):
+        if path.is_file() and not _ours(path):
             raise InputError(
                 f"{path} is there and is no result of sharpkit", "give another name, or remove it yourself"
             )
@@ -32,8 +32,6 @@ def check_replaceable(paths: Iterable[Path]) -> None:
 
 def _ours(path: Path) -> bool:
     try:
-        if not path.is_file():
-            return False
         if path.stat().st_size == 0:
             return True
         if path.suffix == ".npz":
