@@ -24,6 +24,7 @@ from sharpkit.cli.plot import plot
 from sharpkit.cli.processes import check_spreads, errors, hush, leave, speaker
 from sharpkit.cli.sharpness import sharpness
 from sharpkit.cli.signals import Terminated, end_on_sigterm
+from sharpkit.cli.streams import make_messages_unfailing, silence_output_if_broken
 from sharpkit.cli.terminal import EndedEarly
 from sharpkit.cli.train import train
 from sharpkit.commands.plot_config import PANELS, PlotConfig
@@ -63,7 +64,10 @@ def _common(
 def main() -> NoReturn:
     """Run the program on this process's arguments and exit."""
     end_on_sigterm()
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]
+        make_messages_unfailing()
     code = run(sys.argv[1:])
+    silence_output_if_broken()
     leave(code)
     sys.exit(code)
 
@@ -152,7 +156,12 @@ def _tell(arguments: Sequence[str], error: BaseException, exit_code: int, code: 
         print(f"sharpkit: {who}{message}; {hint}" if hint else f"sharpkit: {who}{message}", file=errors(), flush=True)
     if "--json" in arguments:
         told = {"code": code, "message": message, "hint": hint}
-        print(to_json(document(_command(arguments), {"error": told}, ok=False)), end="", flush=True)
+        try:
+            print(to_json(document(_command(arguments), {"error": told}, ok=False)), end="", flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:  # the output itself is what went wrong, and the line is said
+            return exit_code
     return exit_code
 
 

@@ -20,6 +20,9 @@ from sharpkit.errors import InputError, RankError, UsageError, one_line
 
 _ANSWER = 3.0  # seconds in which the others tell that they are there, or why they are not
 
+_LOOK, _PATIENCE = 1.0, 60.0
+"""Seconds between two looks at who started this process, and until it ends once that one is gone."""
+
 _dist: Any = dist  # its functions are annotated in part, and its stores not at all
 _meet = cast("Any", rendezvous)
 
@@ -67,7 +70,20 @@ def join(device: str = "auto", timeout: float = TIMEOUT) -> Comm:
                 "start all of them with torchrun, or set MASTER_ADDR and MASTER_PORT",
             ) from error
         _joined.append((Ranks(), _dist.PrefixStore(f"sharpkit {attempt}", store)))
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     return _joined[0][0]
+
+
+def _end_with(starter: int) -> None:
+    """End this process once whoever started it is gone without a word, as torchrun after `kill -9`.
+
+    First as a signal asks for, so that a run is saved; then in any case.
+    """
+    while os.getppid() == starter:
+        time.sleep(_LOOK)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_PATIENCE)
+    os._exit(128 + signal.SIGTERM)
 
 
 def current() -> Comm:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
@@ -101,3 +102,31 @@ def test_a_signal_saves_the_run_at_one_step_of_all(folder):
     (told,) = said(err)
     step = checkpoint.load(folder / "run" / "ckpt.pt")["step"]
     assert f"after step {step}; saved run/ckpt.pt; go on with: sharpkit train --resume run" in told
+
+
+def test_ranks_end_when_torchrun_is_killed(tmp_path):
+    """And leave a run that goes on."""
+    run = tmp_path / "orphaned"
+    process = start(2, "train", "--epochs", "100000", "--limit", "200", "--model", "mlp", "--out", str(run), "--quiet",
+                    folder=tmp_path)  # fmt: skip
+
+    def there():
+        found = subprocess.run(["pgrep", "-f", "--", f"--out {run}"], capture_output=True, text=True, check=False)
+        return [pid for pid in map(int, found.stdout.split()) if pid != process.pid]
+
+    try:
+        end = time.monotonic() + 120
+        while not (run / "metrics.jsonl").exists() and time.monotonic() < end:
+            time.sleep(0.2)
+        assert len(there()) == 2
+        process.kill()
+        process.wait()
+        end = time.monotonic() + 90
+        while there() and time.monotonic() < end:
+            time.sleep(0.2)
+        assert there() == []
+    finally:
+        for pid in there():
+            os.kill(pid, signal.SIGKILL)
+        process.communicate()
+    assert checkpoint.load(run / "ckpt.pt")["step"] > 0
