@@ -205,9 +205,9 @@ def test_a_retrained_checkpoint_and_other_files_are_refused(sharpkit, fails, run
     (run_dir / "ckpt.pt").write_bytes((run_dir / "epoch-1.pt").read_bytes())
     assert "other weights and directions" in fails(3, "landscape", run_dir, *FAST, "-o", "o.npz")
     np.savez("mine.npz", a=1)
-    assert "no file of sharpkit landscape" in fails(3, "landscape", run_dir, *FAST, "-o", "mine.png")
+    assert "is there and is no result of sharpkit" in fails(3, "landscape", run_dir, *FAST, "-o", "mine.png")
     Path("bytes.npz").write_bytes(b"nothing")
-    assert "no file of sharpkit landscape" in fails(3, "landscape", run_dir, *FAST, "-o", "bytes.npz")
+    assert "is there and is no result of sharpkit" in fails(3, "landscape", run_dir, *FAST, "-o", "bytes.npz")
     sharpkit("landscape", run_dir, run_dir / "epoch-2.pt", *FAST, "-o", "two.npz")
     told = fails(3, "landscape", run_dir / "epoch-2.pt", run_dir / "epoch-3.pt", *FAST, "-o", "two.npz")
     assert "holds the surfaces of r/ckpt.pt" in told
