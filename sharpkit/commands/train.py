@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from sharpkit.engine.seal import seal, unseal
 from sharpkit.engine.session import Session, build, model_name
 from sharpkit.engine.trusted_code import Code
 from sharpkit.engine.weights import load_state
+from sharpkit.engine.world import world
 from sharpkit.errors import InputError, UsageError
 
 ROOT = Path("runs")
@@ -111,14 +112,15 @@ def _place(session: Session, out: Path | None, overwrite: bool) -> Generator[tup
 
 @contextmanager
 def _kept(folder: Path) -> Generator[None]:
-    """Keep a run's directory for these processes, and end a replacement in it that was broken off."""
+    """Keep a run's directory for these processes, and end a replacement in it that was broken off.
 
-    def enter() -> None:
-        held.enter_context(lock.claimed(folder))
+    The first process does, before any of them has joined the others.
+    """
+    if world().rank or not folder.is_dir():
+        yield
+        return
+    with lock.claimed(folder):
         replacing.settle(folder)
-
-    with ExitStack() as held:
-        on_first(enter)
         yield
 
 
@@ -143,7 +145,7 @@ def resume(
         SharpkitError: As the errors of `sharpkit.errors` say.
     """
     folder = path if path.is_dir() else path.parent
-    with _kept(folder) if on_first(folder.is_dir) else nullcontext():
+    with _kept(folder):
         with trusted_code.collected() as codes:
             fit = resumed(path, given or {}, observer or Quiet(), requested=requested, trust_code=trust_code)
         _record(codes, fit.observer)
