@@ -30,6 +30,14 @@ def _encoded(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
+class _Array(np.ndarray[Any, Any]):
+    """An array that only NumPy's own reading of a pickle makes: its constructor would take bytes for addresses."""
+
+    def __new__(cls, *arguments: object, **options: object) -> _Array:
+        """Refuse."""
+        raise pickle.UnpicklingError("it builds an array in place, which data have no use for")
+
+
 def _scalar(kind: np.dtype[Any], raw: bytes) -> Any:
     """Return one number of an array."""
     if kind.hasobject:
@@ -45,7 +53,7 @@ _ALLOWED = {
     ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
-    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): np.dtype,
     ("sklearn.utils", "Bunch"): _Bunch,
     ("sklearn.utils._bunch", "Bunch"): _Bunch,

@@ -170,6 +170,17 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not(tmp_path):
     assert not mark.exists()
 
 
+def test_bytes_of_a_pickle_are_not_taken_for_addresses(tmp_path):
+    class Forged:
+        def __reduce__(self):
+            return np.ndarray, ((1,), "O", b"\x01" * 8)
+
+    formats.write_cifar10(tmp_path)
+    (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(pickle.dumps({"data": Forged()}))
+    with pytest.raises(InputError, match="it builds an array in place"):
+        load("cifar10", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
